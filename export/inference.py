@@ -1,0 +1,118 @@
+"""The student as a graph for serving: float32, no dropout, named inputs, shapes as the format wants them."""
+
+import dataclasses
+import json
+
+import keras
+import tensorflow as tf
+
+import tfkd.models.encoder
+import tfkd.models.with_head
+import tfkd.tasks.classification  # noqa: F401  registers what student.keras is made of
+from tfkd.data.tokenizer import Tokenizer
+from tfkd.errors import UserError
+from tfkd.run_dir import RunDir, read_json
+
+
+@dataclasses.dataclass(frozen=True)
+class Student:
+    """What every exporter starts from.
+
+    Arguments:
+        model: answers a dict of `inputs` with logits (B, C), in float32.
+        tokenizer: text to token ids, the one it was trained with.
+        labels: names of the C classes.
+        pairs: whether it reads two texts.
+        max_length: longest input in tokens.
+        fixed_length: input length of formats whose shapes are fixed.
+    """
+
+    model: keras.Model
+    tokenizer: Tokenizer
+    labels: tuple[str, ...]
+    pairs: bool
+    max_length: int
+    fixed_length: int
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the model's inputs. A model without segment vectors has no use for segment ids."""
+        segments = self.pairs and self.model.encoder.config["segments"]
+        return ("token_ids", "padding_mask", "segment_ids") if segments else ("token_ids", "padding_mask")
+
+    @property
+    def variables(self) -> list[tf.Variable]:
+        """The weights as TensorFlow sees them: a `tf.Module` does not track Keras's own wrapper, and leaves them out of the file."""
+        return [weight.value for weight in self.model.weights]
+
+    def specs(self, batch: int | None, length: int | None) -> dict[str, tf.TensorSpec]:
+        """int32 inputs of shape (batch, length) by name; None is a size known only when serving."""
+        return {name: tf.TensorSpec((batch, length), tf.int32, name) for name in self.inputs}
+
+    def logits(self, inputs: dict[str, tf.Tensor]) -> tf.Tensor:
+        """Inputs (B, T) by name -> (B, C)."""
+        return self.model(inputs, training=False)
+
+    def encode(self, texts: list[bytes], pairs: list[bytes] | None, length: int) -> dict[str, tf.Tensor]:
+        """Texts, and their second texts where there are any -> int32 inputs (B, length) by name."""
+        pairs = None if pairs is None else tf.constant(pairs)
+        features = self.tokenizer.padded(tf.constant(texts), pairs, max_length=length, length=length)
+        return {name: features[name] for name in self.inputs}
+
+
+def load(run: RunDir, fixed_length: int | None = None) -> Student:
+    """Reads the student, its vocabulary and its labels out of a run.
+
+    Arguments:
+        fixed_length: of formats whose shapes are fixed; default: the longest input.
+
+    Raises:
+        UserError: a file is missing or unreadable, or the files do not belong together.
+    """
+    run.require(run.student, run.vocabulary, run.labels, run.tokenizer)
+    settings = read_json(run.tokenizer)
+    try:
+        lowercase, max_length, pairs = bool(settings["lowercase"]), int(settings["max_length"]), bool(settings["pairs"])
+    except (KeyError, TypeError, ValueError):
+        shown = json.dumps(settings)[:80]
+        raise UserError(f"{run.tokenizer}: must hold lowercase, max_length and pairs, not {shown}") from None
+    model = float32(_read(run))
+    labels = tuple(run.labels.read_text(encoding="utf-8").split("\n"))
+    labels = labels[:-1] if labels[-1] == "" else labels
+    if len(labels) != model.head.classes:
+        raise UserError(f"{run.labels}: {len(labels)} labels for the {model.head.classes} classes of {run.student.name}")
+    positions = model.encoder.config["max_positions"]
+    if max_length > positions:
+        raise UserError(f"{run.tokenizer}: max_length = {max_length} is above the {positions} positions of {run.student.name}")
+    tokenizer, rows = Tokenizer.from_file(run.vocabulary, lowercase), model.encoder.config["vocabulary_size"]
+    if tokenizer.vocabulary_size > rows:
+        raise UserError(f"{run.vocabulary}: {tokenizer.vocabulary_size:,} pieces for the {rows:,} embeddings of {run.student.name}")
+    return Student(model, tokenizer, labels, pairs, max_length, fixed_length or max_length)
+
+
+def float32(model: keras.Model) -> keras.Model:
+    """The same weights in a model that computes in float32, whatever precision it was trained in."""
+    config = keras.saving.serialize_keras_object(model)
+    wanted = _in_float32(config)
+    if wanted == config:
+        return model
+    twin = keras.saving.deserialize_keras_object(wanted)
+    twin.set_weights(model.get_weights())
+    return twin
+
+
+def _in_float32(config):
+    """A serialized model with every dtype policy replaced."""
+    if isinstance(config, dict):
+        if config.get("class_name") == "DTypePolicy":
+            return {**config, "config": {"name": "float32"}}
+        return {key: _in_float32(value) for key, value in config.items()}
+    return [_in_float32(value) for value in config] if isinstance(config, list) else config
+
+
+def _read(run: RunDir) -> keras.Model:
+    try:
+        return keras.models.load_model(run.student, compile=False, safe_mode=True)
+    except Exception as error:  # a damaged archive surfaces as anything: zip, HDF5, JSON, Keras
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{run.student}: cannot be read as a Keras model ({reason})") from error

@@ -1,0 +1,86 @@
+"""What a person sees of an export."""
+
+import contextlib
+import io
+import os
+import pathlib
+import sys
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+class Screen:
+    """Says what is being made and how it came out, on a copy of stdout that `quiet` does not redirect.
+
+    Arguments:
+        log: named where something went wrong.
+    """
+
+    def __init__(self, log: pathlib.Path):
+        self.log = log
+        try:
+            self.stream = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding=sys.stdout.encoding)
+        except io.UnsupportedOperation:  # captured: not a file of the system, so not redirected either
+            self.stream = sys.stdout
+        self.console = Console(file=self.stream, width=None if self.stream.isatty() else 120)
+
+    def __enter__(self) -> "Screen":
+        sys.stdout.flush()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.stream.flush()
+        if self.stream is not sys.stdout:
+            self.stream.close()
+
+    @contextlib.contextmanager
+    def working(self, what: str) -> Iterator[None]:
+        """A spinner, on a terminal."""
+        with self.console.status(Text(f"export: {what}")):
+            yield
+
+    def removed(self, names: list[str]) -> None:
+        for name in names:
+            self._line(Text(f"removed {name}: of another student, or changed since it was proven", "yellow"))
+
+    def done(self, entry: dict) -> None:
+        title = f"{entry['format']} {entry['variant']}"
+        if entry["passed"]:
+            self._line(Text(f"{title}: passed, {entry['path']}, {size(entry['bytes'])}, {entry['seconds']:.1f} s"))
+        else:
+            self._line(Text(f"{title}: FAILED, not kept: {entry['reason']} (see {self.log})", "bold red"))
+
+    def table(self, entries: list[dict]) -> None:
+        if not entries:
+            self._line(Text("nothing to export: export.formats is empty"))
+            return
+        grid = Table(title=f"compared with the Keras student on {entries[0]['examples'] or 0} test examples and edge cases")
+        for position, name in enumerate(("format", "variant", "size", "largest difference", "agreement", "accuracy", "p50 / p95 ms", "passed")):
+            grid.add_column(name, justify="left" if position < 2 else "right")
+        for entry in entries:
+            outcome = Text("yes", "green") if entry["passed"] else Text("NO", "bold red")
+            grid.add_row(entry["format"], entry["variant"], *_numbers(entry), outcome)
+        self.console.print(grid)
+
+    def _line(self, text: Text) -> None:
+        self.console.print(text, soft_wrap=True, highlight=False)
+
+
+def _numbers(entry: dict) -> list[str]:
+    """Size, largest difference, agreement, accuracy and latency; a dash for what was not reached."""
+    latency = entry["latency_ms"]
+    return [
+        size(entry["bytes"]) if entry["bytes"] is not None else "-",
+        f"{entry['max_abs_difference']:.2g}" if entry["max_abs_difference"] is not None else "-",
+        f"{entry['agreement']:.1%}" if entry["agreement"] is not None else "-",
+        f"{entry['metrics']['accuracy']:.1%}" if entry["metrics"] else "-",
+        f"{latency['p50']:.2f} / {latency['p95']:.2f}" if latency else "-",
+    ]
+
+
+def size(count: int) -> str:
+    """Bytes for people: `812 kB`, `4.4 MB`."""
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"

@@ -1,0 +1,14 @@
+"""Shared by all tests: quiet logs, a cache of their own, no network, and small models."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory):
+    """Keeps what tests cache out of the user's cache."""
+    os.environ["TFKD_CACHE"] = str(tmp_path_factory.mktemp("cache"))

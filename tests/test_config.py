@@ -1,0 +1,123 @@
+import json
+import pathlib
+import resource
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from tfkd import config
+from tfkd.errors import UserError
+
+ROOT = pathlib.Path(__file__).parent.parent
+SMALL = {
+    "data": {"builtin": "docstrings"},
+    "teacher": {"dimensions": {"layers": 3}, "train": {"epochs": 3}},
+    "student": {"dimensions": {"layers": 1}},
+}
+
+
+@pytest.fixture
+def small(tmp_path):
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(SMALL))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.epcohs=2", "train.epcohs = 2: unknown key; did you mean train.epochs?"),
+        ("tran={}", "tran = {}: unknown key; did you mean train?"),
+        ("train.temperature=2", "train.temperature = 2: unknown key; did you mean distill.temperature?"),
+        ("train.epochs=two", 'train.epochs = "two": should be a valid integer'),
+        ('train.epochs="2"', 'train.epochs = "2": should be a valid integer'),
+        ("train.epochs=0", "train.epochs = 0: should be greater than or equal to 1"),
+        ("distill.temperature=.nan", "distill.temperature = NaN: should be a finite number"),
+        ("strategy.kind=mirored", "strategy.kind = \"mirored\": must be 'auto', 'one' or 'mirrored'; did you mean mirrored?"),
+        ("name=../outside", 'name = "../outside": string should match pattern'),
+        ("student.layers=3", "give exactly one of student.dimensions and student.layers"),
+        ("data.tfds=glue/sst2", "give exactly one of data.builtin, data.tfds and data.files, not builtin, tfds"),
+        ("teacher.finetune.epochs=3", "teacher.finetune goes with teacher.checkpoint"),
+        ("teacher.dimensions.heads=3", "teacher.dimensions: heads = 3 does not divide width = 128"),
+        ("export.length=900", "export.length = 900 is above data.max_length = 128"),
+        ("train.epochs.more=3", "--set train.epochs.more=3: train.epochs holds a value, not a section"),
+        ("train.epochs", "--set train.epochs: write key=value"),
+        ("train.epochs=[", "--set train.epochs=[: [ is not a YAML value"),
+    ],
+)
+def test_a_mistake_is_one_line_with_key_value_and_fix(small, override, message):
+    first = ["train.epochs=2"] if override.startswith("train.epochs.") else []
+    with pytest.raises(UserError) as caught:
+        config.load(small, [*first, override])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "must hold `key: value` lines"),
+        (b"- 1", "must hold `key: value` lines"),
+        (b"data: [", "not valid YAML"),
+        (b"data: \xff", "byte 6 is not UTF-8"),
+        (b"data: !!python/object/apply:os.system ['true']", "not valid YAML"),
+        (b"{}", "data: missing, and it has no default"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_one_line_with_its_name(tmp_path, content, message):
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        config.load(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_overrides_are_yaml_and_reach_into_sections(small):
+    loaded = config.load(small, ["student.dimensions=null", "student.layers=[0,2]", "train.learning_rate=1e-3", "train.clip_norm=null"])
+    assert loaded.student.layers == [0, 2]
+    assert loaded.train.learning_rate == 0.001
+    assert loaded.train.clip_norm is None
+
+
+def test_what_is_written_is_read_back_unchanged(small, tmp_path):
+    loaded = config.load(small, ["name=other", "train.warmup=0.25"])
+    path = tmp_path / "config.yaml"
+    path.write_text(config.dump(loaded))
+    assert config.load(path) == loaded
+
+
+def test_expand_names_a_variable_that_is_not_set(monkeypatch):
+    monkeypatch.setenv("TFKD_HERE", "/data")
+    monkeypatch.delenv("TFKD_NOWHERE", raising=False)
+    assert config.expand("${TFKD_HERE}/a", "data.data_dir") == "/data/a"
+    with pytest.raises(UserError, match=r"data.data_dir: \$\{TFKD_NOWHERE\}/a: \$\{TFKD_NOWHERE\} is not set"):
+        config.expand("${TFKD_NOWHERE}/a", "data.data_dir")
+
+
+def test_the_schema_for_editors_is_current():
+    stored = json.loads((ROOT / "configs" / "schema.json").read_text())
+    assert stored == json.loads(config.schema()), "run: python -m tfkd.config > configs/schema.json"
+
+
+def test_every_shipped_config_is_valid():
+    paths = sorted((ROOT / "configs").glob("*.yaml"))
+    assert len(paths) == 3
+    for path in paths:
+        assert config.load(path).name == path.stem
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["configs/quickstart.yaml", "--set", "train.epcohs=2"], ["nowhere.yaml"]])
+def test_help_and_mistakes_answer_before_tensorflow_is_imported(arguments):
+    program = f"import sys, tfkd.train\ntry: code = tfkd.train.main({arguments})\nexcept SystemExit as e: code = e.code\n"
+    program += "assert not {'tensorflow', 'keras', 'numpy'} & set(sys.modules), 'too much imported'\nsys.exit(code)"
+    begin = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    end = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == (0 if arguments == ["--help"] else 2), done.stderr
+    assert "Traceback" not in done.stderr
+    # Processor seconds, not the clock's: other tests share the machine.
+    assert end.ru_utime + end.ru_stime - begin.ru_utime - begin.ru_stime < 0.5

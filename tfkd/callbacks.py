@@ -1,0 +1,139 @@
+"""What happens around an epoch: a line of metrics, a checkpoint to go on from, the best weights kept."""
+
+import json
+import math
+import os
+import pathlib
+import time
+
+import keras
+
+from tfkd.run_dir import read_json, remove, whole, write_json
+
+
+class MetricsLog(keras.callbacks.Callback):
+    """Appends `{"role", "epoch", "step", "seconds", ...}` to a JSON-lines file, a line every `every` steps and one an epoch.
+
+    Arguments:
+        path: the file, shared by the roles of a run.
+        role: `teacher`, `baseline` or `student`.
+        steps: of an epoch.
+        every: steps between lines.
+    """
+
+    def __init__(self, path: str | os.PathLike, role: str, steps: int, every: int = 50):
+        super().__init__()
+        self.path, self.role, self.steps, self.every = pathlib.Path(path), role, steps, every
+        self.epoch, self.begin = 0, time.monotonic()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch, self.epoch_begin = epoch, time.monotonic()
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (batch + 1) % self.every == 0 and batch + 1 < self.steps:
+            self._write(batch + 1, logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._write(self.steps, logs)
+
+    def _write(self, batch, logs):
+        line = {
+            "role": self.role,
+            "epoch": self.epoch + 1,
+            "step": self.epoch * self.steps + batch,
+            "seconds": round(time.monotonic() - self.begin, 3),
+            "learning_rate": float(self.model.optimizer.learning_rate),
+            "steps_per_second": round(batch / (time.monotonic() - self.epoch_begin), 3),
+        }
+        # JSON has no NaN: a value that is not a number is left out, and the gap shows.
+        line |= {name: float(value) for name, value in (logs or {}).items() if math.isfinite(float(value))}
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+class ProgressBar(keras.callbacks.Callback):
+    """Tells a display's `update(completed, text)` where the training is.
+
+    Arguments:
+        update: of `tfkd.progress.Display.bar`.
+        steps: of an epoch.
+        epochs: planned.
+    """
+
+    def __init__(self, update, steps: int, epochs: int):
+        super().__init__()
+        self.update, self.steps, self.epochs, self.epoch, self.validation = update, steps, epochs, 0, ""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        shown = "  ".join(f"{name} {float(value):.4f}" for name, value in (logs or {}).items())
+        self.update(self.epoch * self.steps + batch + 1, f"epoch {self.epoch + 1}/{self.epochs}  {shown}{self.validation}")
+
+    def on_epoch_end(self, epoch, logs=None):
+        if logs and "val_accuracy" in logs:
+            self.validation = f"  validation {logs['val_accuracy']:.4f}"
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Writes after each epoch all that is needed to go on, keeps the best epoch's weights, and stops early.
+
+    Arguments:
+        folder: `checkpoints/ROLE` of a run.
+        monitor: the validation metric, larger is better.
+        patience: epochs without a better value before training stops; None never stops.
+    """
+
+    def __init__(self, folder: str | os.PathLike, monitor: str = "val_accuracy", patience: int | None = None):
+        super().__init__()
+        self.folder, self.monitor, self.patience = pathlib.Path(folder), monitor, patience
+        self.state = {"epochs": 0, "best": None, "best_epoch": 0, "stopped": False}
+        self.best = None
+
+    def resume(self, model: keras.Model) -> int:
+        """Restores `model`, its optimizer included, from the newest whole checkpoint; returns the epochs already done."""
+        found = self._saved()
+        if not found:
+            return 0
+        self.state = read_json(found[-1] / "state.json")
+        model.optimizer.build(model.trainable_variables)
+        model.load_weights(found[-1] / "training.weights.h5")
+        student = model.student
+        last = student.get_weights()
+        student.load_weights(found[-1] / "best.weights.h5")
+        self.best = student.get_weights()
+        student.set_weights(last)
+        return self.state["epochs"]
+
+    def on_epoch_end(self, epoch, logs=None):
+        value = float((logs or {})[self.monitor])
+        self.state["epochs"] = epoch + 1
+        if self.best is None or value > self.state["best"]:
+            self.state |= {"best": value, "best_epoch": epoch + 1}
+            self.best = self.model.student.get_weights()
+        if self.patience is not None and epoch + 1 - self.state["best_epoch"] >= self.patience:
+            self.state["stopped"] = True
+            self.model.stop_training = True
+        self._write()
+
+    def on_train_end(self, logs=None):
+        if self.best is not None:
+            self.model.student.set_weights(self.best)
+
+    def _write(self):
+        older = self._saved()
+        with whole(self.folder / f"epoch-{self.state['epochs']:04}") as folder:
+            folder.mkdir()
+            self.model.save_weights(folder / "training.weights.h5")
+            student = self.model.student
+            last = student.get_weights()
+            student.set_weights(self.best)
+            student.save_weights(folder / "best.weights.h5")
+            student.set_weights(last)
+            write_json(folder / "state.json", self.state)
+        for path in older:
+            remove(path)
+
+    def _saved(self) -> list[pathlib.Path]:
+        return sorted(path for path in self.folder.glob("epoch-????") if path.is_dir())

@@ -1,0 +1,1 @@
+"""From examples to batches: sources, tokenizer, token store, input pipeline."""

@@ -1,0 +1,103 @@
+"""Rows to batches: few shapes, little padding, an order that follows from the seed and the epoch alone."""
+
+import numpy as np
+import tensorflow as tf
+
+from tfkd.data.store import Store
+
+
+def choose_buckets(lengths: np.ndarray, max_length: int, count: int = 6, multiple: int = 4) -> list[int]:
+    """At most `count` padded lengths that minimize the padding of rows of these `lengths`, by dynamic programming.
+
+    Arguments:
+        lengths: (N,) word pieces of each row.
+        max_length: no bucket is longer.
+        count: how many shapes there may be; XLA compiles each of them once.
+        multiple: buckets are multiples of this, but for the last.
+    """
+    if len(lengths) == 0:
+        return [max_length]
+    padded = np.minimum(-(-np.asarray(lengths) // multiple) * multiple, max_length)
+    sizes, rows = np.unique(padded, return_counts=True)
+    before = np.concatenate([[0], np.cumsum(rows)])  # rows shorter than sizes[j]
+    # cost[j]: fewest tokens for rows up to sizes[j - 1] with the buckets spent so far; cut[k][j]: where the last one begins.
+    cost, cuts = np.concatenate([[0.0], np.full(len(sizes), np.inf)]), []
+    for _ in range(min(count, len(sizes))):
+        ends = np.arange(1, len(sizes) + 1)
+        table = cost[None, :-1] + sizes[ends - 1, None] * (before[ends][:, None] - before[None, :-1])  # (end, begin)
+        table[np.arange(len(sizes))[None, :] >= ends[:, None]] = np.inf
+        cuts.append(np.argmin(table, axis=1))
+        cost = np.concatenate([[0.0], np.min(table, axis=1)])
+    buckets, end = [], len(sizes)
+    for cut in reversed(cuts):
+        if end == 0:
+            break
+        buckets.append(int(sizes[end - 1]))
+        end = int(cut[end - 1])
+    return buckets[::-1]
+
+
+class Batches:
+    """Batches of one split as a `tf.data.Dataset` of `(x, y, sample_weight)`.
+
+    Every batch has exactly `batch_size` rows of one bucket's length. A bucket's remainder moves up to the next one, so
+    that a single batch of an epoch is filled up, with rows of weight 0: each shape is compiled once, and an epoch has
+    the same number of steps whatever its order.
+
+    Arguments:
+        store: the rows.
+        batch_size: B, over all replicas.
+        buckets: padded lengths, rising.
+        shuffle: a new order each epoch, the same for the same `seed` and epoch number; else by length, stable.
+        seed: of the orders.
+    """
+
+    def __init__(self, store: Store, batch_size: int, buckets: list[int], shuffle: bool = False, seed: int = 0):
+        self.store, self.batch_size, self.shuffle, self.seed = store, batch_size, shuffle, seed
+        self.buckets = np.asarray(buckets)
+        self.bucket_of = np.searchsorted(self.buckets, np.minimum(store.lengths, self.buckets[-1]))
+        self.steps = -(-len(store) // batch_size)
+
+    def plan(self, epoch: int = 0) -> list[tuple[np.ndarray, int]]:
+        """The batches of an epoch: rows (B,), -1 where a row is filler, and the length they are padded to."""
+        random = np.random.default_rng((self.seed, epoch))
+        batches, waiting = [], np.zeros(0, "int64")
+        for bucket, length in enumerate(self.buckets):
+            rows = np.flatnonzero(self.bucket_of == bucket)
+            rows = np.concatenate([waiting, random.permutation(rows) if self.shuffle else rows])
+            full = len(rows) // self.batch_size * self.batch_size
+            batches += [(part, int(length)) for part in rows[:full].reshape(-1, self.batch_size)]
+            waiting = rows[full:]
+        if len(waiting):
+            length = int(self.buckets[self.bucket_of[waiting].max()])
+            filler = np.full(self.batch_size - len(waiting), -1)
+            batches.append((np.concatenate([waiting, filler]), length))
+        return [batches[i] for i in random.permutation(len(batches))] if self.shuffle else batches
+
+    def padding(self) -> float:
+        """Share of an epoch's tokens that are padding."""
+        tokens = sum(length * len(rows) for rows, length in self.plan())
+        return 1.0 - int(self.store.lengths.sum()) / tokens if tokens else 0.0
+
+    def dataset(self, first_epoch: int = 0, repeat: bool = False) -> tf.data.Dataset:
+        """The batches of `first_epoch`, and with `repeat` of all epochs after it, endlessly."""
+
+        def generate():
+            epoch = first_epoch
+            while True:
+                for rows, length in self.plan(epoch):
+                    y = np.where(rows >= 0, self.store.labels[np.maximum(rows, 0)], 0).astype("int32")
+                    yield self.store.gather(rows, length), y, (rows >= 0).astype("float32")
+                if not repeat:
+                    return
+                epoch += 1
+
+        names = ("token_ids", "padding_mask", *(("segment_ids",) if self.store.pairs else ()))
+        signature = (
+            {name: tf.TensorSpec((self.batch_size, None), "int32") for name in names},
+            tf.TensorSpec((self.batch_size,), "int32"),
+            tf.TensorSpec((self.batch_size,), "float32"),
+        )
+        cardinality = tf.data.INFINITE_CARDINALITY if repeat else self.steps
+        batches = tf.data.Dataset.from_generator(generate, output_signature=signature)
+        return batches.apply(tf.data.experimental.assert_cardinality(cardinality)).prefetch(4)

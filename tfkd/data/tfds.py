@@ -1,0 +1,274 @@
+"""Examples from TensorFlow Datasets. TensorFlow is imported when a data set is opened, not with this module."""
+
+import difflib
+import hashlib
+import json
+import os
+import pathlib
+import re
+from collections.abc import Iterator
+
+from tfkd.data import columns
+from tfkd.errors import UserError
+
+_OWN = {"train": ("train",), "validation": ("validation", "dev", "valid"), "test": ("test",)}  # names that data sets give theirs
+_COMMUNITY = re.compile(r"[^:/]+:(?!\d)")  # `huggingface:glue`, but not `glue:2.0.0`
+
+
+class Tfds:
+    """Reads examples of a TFDS data set, in the order in which it was prepared.
+
+    Arguments:
+        name: `glue/sst2`, or with a version `glue/sst2:2.0.0`.
+        data_dir: folder of prepared data sets; default: `$TFDS_DATA_DIR`, then TFDS's own default.
+        download: lets TFDS download and prepare what is not in `data_dir`.
+        splits: split -> TFDS expression such as `train[:90%]`; default: the data set's own. Its own test split is left
+            out where it is unlabelled.
+        text: feature with the text.
+        text_pair: feature with the second text.
+        label: feature with the label: a ClassLabel, a whole number or a string.
+        labels: names in class order; default: those of the ClassLabel, else the sorted distinct values of train. Where they
+            have no name in common with the ClassLabel, they rename its classes.
+
+    Attributes:
+        name: as given.
+        provenance: full name -> version.
+        key: hex digest of version, files, splits, columns and labels.
+
+    Raises:
+        UserError: no such data set, split or feature, or it is not prepared and may not be downloaded.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        data_dir: str | os.PathLike | None = None,
+        download: bool = False,
+        splits: dict[str, str | None] | None = None,
+        text: str = "text",
+        text_pair: str | None = None,
+        label: str = "label",
+        labels: list[str] | None = None,
+    ):
+        self.name = name
+        self._builder = _prepared(name, data_dir, download)
+        self._columns = {"text": text, "text_pair": text_pair, "label": label}
+        self._check_features()
+        asked = {split: expression for split, expression in (splits or {}).items() if expression is not None}
+        self._expressions, self.notes = asked | self._own_splits(asked), []
+        files = {split: self._files(split) for split in self._expressions}
+        self.notes += _overlaps(files)
+        self.labels, self._classes, self._names = self._resolve_labels(labels)
+        if "test" in self._expressions and "test" not in asked and self._is_unlabelled("test"):
+            del self._expressions["test"]
+            self.notes.append(f"the test split of {name} is unlabelled (-1) and is not used")
+        self.splits = tuple(split for split in _OWN if split in self._expressions)
+        info = self._builder.info
+        self.provenance = {info.full_name.removesuffix(f"/{info.version}"): str(info.version)}
+        rule = {"name": info.full_name, "files": files, "splits": self.splits, "columns": self._columns, "labels": self.labels}
+        self.key = hashlib.sha256(json.dumps(rule, sort_keys=True).encode()).hexdigest()
+
+    def rows(self, split: str) -> Iterator[dict]:
+        """Yields `{"text", "text_pair" where named, "label"}`. Raises `UserError` at a row it cannot use."""
+        named = {key: column for key, column in self._columns.items() if column is not None}
+        for row, cells in enumerate(self._cells(split, list(named.values())), start=1):
+            try:
+                example = {
+                    key: columns.checked_text(_decoded(cell, column), column)
+                    for (key, column), cell in zip(named.items(), cells, strict=True)
+                    if key != "label"
+                }
+                example["label"] = self._class_of(cells[-1])
+            except UserError as error:
+                raise UserError(f"{self._place(split)}, row {row:,}: {error}") from None
+            yield example
+
+    def _class_of(self, cell) -> int:
+        column = self._columns["label"]
+        if self._names is None:
+            return self._classes.class_of(columns.label_name(_decoded(cell, column), column))
+        if not 0 <= cell < len(self._names):
+            raise UserError(f"label {cell}: the row is unlabelled; name a labelled split in data.splits")
+        return self._classes.class_of(self._names[cell])
+
+    def _cells(self, split: str, names: list[str]) -> Iterator[tuple]:
+        """Yields the named features row by row as Python values, a thousand rows in memory at a time."""
+        import tensorflow as tf
+        import tensorflow_datasets as tfds
+
+        try:
+            dataset = self._builder.as_dataset(
+                split=self._expressions[split],
+                shuffle_files=False,
+                decoders=tfds.decode.PartialDecoding(dict.fromkeys(names, True)),
+                read_config=tfds.ReadConfig(try_autocache=False),
+            )
+            for batch in dataset.batch(1024).prefetch(1).as_numpy_iterator():
+                yield from zip(*(batch[name].tolist() for name in names), strict=True)
+        except tf.errors.OpError as error:
+            raise UserError(f"{self._place(split)}: cannot be read: {_first_line(error)}; prepare it anew") from None
+
+    def _place(self, split: str) -> str:
+        expression = self._expressions[split]
+        return f"{self.name}, split {split}" + (f" ({expression})" if expression != split else "")
+
+    def _check_features(self) -> None:
+        """Raises `UserError` unless the named features are there and hold single strings, and the label a class."""
+        features = self._builder.info.features
+        for key, column in self._columns.items():
+            if column is None:
+                continue
+            if column not in features:
+                near = columns.nearest(column, features)
+                fix = near or f"; set data.columns.{key}"
+                raise UserError(f"{self.name}: no column {column}; it has {columns.listed(sorted(features))}{fix}")
+            kind = _kind(features[column])
+            if key != "label" and kind != "text":
+                raise UserError(f"{self.name}: column {column} holds {kind}, not text; set data.columns.{key}")
+            if key == "label" and kind not in ("text", "class", "whole number", "bool"):
+                raise UserError(f"{self.name}: column {column} holds {kind}, not a class; set data.columns.label")
+
+    def _own_splits(self, asked: dict[str, str]) -> dict[str, str]:
+        """The data set's own splits, where none was asked for."""
+        own = {}
+        for split, names in _OWN.items():
+            known = [name for name in names if name in self._builder.info.splits]
+            if split not in asked and known:
+                own[split] = known[0]
+        if "train" not in own and "train" not in asked:
+            raise UserError(f"{self.name}: has no split train; it has {self._own_names()}; set data.splits.train")
+        return own
+
+    def _own_names(self) -> str:
+        return columns.listed(f"{name} ({info.num_examples:,})" for name, info in self._builder.info.splits.items())
+
+    def _files(self, split: str) -> list[tuple[str, int, int, int]]:
+        """(name, bytes, first row, row after the last) of each file that a split reads. Raises `UserError` for a bad expression."""
+        expression = self._expressions[split]
+        try:
+            instructions = self._builder.info.splits[expression].file_instructions
+        except (ValueError, KeyError, AssertionError) as error:
+            reason = _first_line(error).split(" See format")[0].rstrip(".")
+            raise UserError(f"{self.name}: data.splits.{split} = {expression}: {reason}; it has {self._own_names()}") from None
+        files = []
+        for instruction in instructions:
+            first = instruction.skip
+            after = instruction.examples_in_shard if instruction.take == -1 else first + instruction.take
+            path = pathlib.Path(instruction.filename)
+            files.append((path.name, path.stat().st_size if path.exists() else -1, first, after))
+        return files
+
+    def _resolve_labels(self, given: list[str] | None) -> tuple[list[str], columns.Labels, list[str] | None]:
+        """Label names, their classes, and for a ClassLabel the name of each of its numbers."""
+        column = self._columns["label"]
+        feature = self._builder.info.features[column]
+        if _kind(feature) != "class":
+            names = given if given is not None else self._find_labels()
+            return list(names), columns.Labels(names), None
+        own = list(feature.names)
+        if given is None or sorted(given) == sorted(own):
+            return list(given or own), columns.Labels(given or own), own
+        strange = [name for name in given if name not in own]
+        if len(strange) < len(given) or len(given) != len(own):
+            raise UserError(f"data.labels = {columns.listed(given)}: the {len(own)} labels of {self.name} are {columns.listed(own)}")
+        return list(given), columns.Labels(given), list(given)
+
+    def _find_labels(self) -> list[str]:
+        """Reads the label column of train."""
+        name = self._columns["label"]
+        try:
+            values = (columns.label_name(_decoded(cell, name), name) for (cell,) in self._cells("train", [name]))
+            return columns.label_names(values, name)
+        except UserError as error:
+            raise UserError(f"{self._place('train')}: {error}") from None
+
+    def _is_unlabelled(self, split: str) -> bool:
+        """Whether a split starts with label -1, which TFDS writes where the authors keep the labels to themselves."""
+        column = self._columns["label"]
+        first = next(self._cells(split, [column]), (None,))[0]
+        return first == -1 and "-1" not in self.labels
+
+
+def _prepared(name: str, data_dir: str | os.PathLike | None, download: bool):
+    """A builder with data behind it. Raises `UserError` where there are none."""
+    import tensorflow_datasets as tfds
+
+    if _COMMUNITY.match(name) and not download:
+        raise UserError(f"data.tfds = {name}: a community data set needs the network; set data.download: true")
+    try:
+        builder = tfds.builder(name, data_dir=None if data_dir is None else os.fspath(data_dir))
+    except tfds.core.DatasetNotFoundError:
+        near = difflib.get_close_matches(name.split("/")[0], tfds.list_builders(with_community_datasets=False), n=1)
+        fix = f"did you mean {near[0]}?" if near else "`tfds.list_builders()` lists those there are"
+        raise UserError(f"data.tfds = {name}: no such data set; {fix}") from None
+    except Exception as error:  # whatever a builder's constructor or its name raises: wrong configuration, version, syntax
+        raise UserError(f"data.tfds = {name}: {_first_line(error)}{_configurations(name)}") from error
+    if builder.info.splits:
+        return builder
+    if not download:
+        folder = pathlib.Path(builder.data_path).parents[len(builder.info.full_name.split("/")) - 1]
+        raise UserError(f"{name}: not prepared in {folder}; set data.data_dir to where it is, or data.download: true to get it")
+    try:
+        builder.download_and_prepare()
+    except Exception as error:  # network, disk, checksums, missing packages: TFDS has no base class for them
+        raise UserError(f"{name}: cannot be downloaded and prepared: {type(error).__name__}: {_first_line(error)}") from error
+    return builder
+
+
+def _configurations(name: str) -> str:
+    import tensorflow_datasets as tfds
+
+    known = []
+    if "/" in name:
+        try:
+            known = list(tfds.builder_cls(name.split("/")[0]).builder_configs)
+        except Exception:  # the name itself may be what is wrong; its own message says so
+            return ""
+    return f"; its configurations are {columns.listed(known)}" if known else ""
+
+
+def _kind(feature) -> str:
+    """What a feature holds, in one word or two: `text`, `class`, `whole number`, `bool`, or its type."""
+    import tensorflow_datasets as tfds
+
+    if isinstance(feature, tfds.features.ClassLabel):
+        return "class"
+    if isinstance(feature, tfds.features.Tensor) and feature.shape == ():
+        kind = feature.np_dtype.__name__ if isinstance(feature.np_dtype, type) else str(feature.np_dtype)
+        if kind in ("object_", "str_", "bytes_", "object"):
+            return "text"
+        if kind in ("bool", "bool_"):
+            return "bool"
+        return "whole number" if "int" in kind else f"{kind} numbers"
+    return f"a feature of type {type(feature).__name__}"
+
+
+def _decoded(cell, column: str):
+    """Bytes as text; anything else as it is."""
+    if not isinstance(cell, bytes):
+        return cell
+    try:
+        return cell.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"column {column}: byte {error.start:,} is 0x{cell[error.start]:02X}, not UTF-8") from None
+
+
+def _overlaps(files: dict[str, list[tuple[str, int, int, int]]]) -> list[str]:
+    """A note for every two splits that share rows."""
+    notes = []
+    for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
+        shared = sum(
+            max(0, min(after, other_after) - max(first, other_first))
+            for name, _, first, after in files.get(one, ())
+            for other_name, _, other_first, other_after in files.get(other, ())
+            if name == other_name
+        )
+        if shared:
+            notes.append(f"the {one} and the {other} split share {shared:,} rows: what is measured there was seen before")
+    return notes
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,1 @@
+"""Keras layers of a Transformer encoder. Written with `keras.ops` alone."""

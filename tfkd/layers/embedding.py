@@ -1,0 +1,95 @@
+"""Token ids to vectors."""
+
+import keras
+import numpy as np
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="tfkd")
+class TokenEmbedding(keras.layers.Layer):
+    """Sums token, segment and position vectors, normalizes and drops out (Devlin et al. 2018, figure 2).
+
+    Arguments:
+        vocabulary_size: number of token ids, V.
+        width: size of a vector, D.
+        max_positions: longest text the layer can take.
+        segments: number of segment ids; 0 for none (as DistilBERT).
+        position: `learned`, or `sinusoidal` (Vaswani et al. 2017, section 3.5).
+        normalize: whether layer normalization follows the sum (post-norm encoders do it).
+        epsilon: of the layer normalization.
+        dropout: share of values dropped in training.
+        initializer_range: standard deviation of the tables' truncated normal start.
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        width: int,
+        max_positions: int,
+        segments: int = 0,
+        position: str = "learned",
+        normalize: bool = True,
+        epsilon: float = 1e-12,
+        dropout: float = 0.1,
+        initializer_range: float = 0.02,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if position not in ("learned", "sinusoidal"):
+            raise ValueError(f"position = {position!r}: must be learned or sinusoidal")
+        self.vocabulary_size, self.width, self.max_positions = vocabulary_size, width, max_positions
+        self.segments, self.position, self.normalize = segments, position, normalize
+        self.epsilon, self.dropout_rate, self.initializer_range = epsilon, dropout, initializer_range
+        self.layer_norm = (
+            keras.layers.LayerNormalization(epsilon=epsilon, dtype=self.dtype_policy, name="layer_norm") if normalize else None
+        )
+        self.dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="dropout")
+
+    def build(self, input_shape=None):
+        def table(name, rows):
+            start = keras.initializers.TruncatedNormal(stddev=self.initializer_range)
+            return self.add_weight(name=name, shape=(rows, self.width), initializer=start)
+
+        self.token_table = table("token_table", self.vocabulary_size)
+        self.segment_table = table("segment_table", self.segments) if self.segments else None
+        self.position_table = table("position_table", self.max_positions) if self.position == "learned" else None
+        if self.position == "sinusoidal":
+            self.waves = sinusoids(self.max_positions, self.width)
+        if self.layer_norm is not None:
+            self.layer_norm.build((None, None, self.width))
+        self.built = True
+
+    def call(self, token_ids, segment_ids=None, training=None):
+        """(B, T) int ids, and (B, T) int segments or None for all 0 -> (B, T, D)."""
+        length = ops.shape(token_ids)[1]
+        hidden = ops.take(self.token_table, token_ids, axis=0)  # (B, T, D)
+        table = self.position_table if self.position == "learned" else self.waves
+        hidden = hidden + ops.cast(table[:length], self.compute_dtype)
+        if self.segments:
+            if segment_ids is None:
+                hidden = hidden + self.segment_table[0]
+            else:
+                hidden = hidden + ops.take(self.segment_table, segment_ids, axis=0)
+        if self.layer_norm is not None:
+            hidden = self.layer_norm(hidden)
+        return self.dropout(hidden, training=training)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "vocabulary_size": self.vocabulary_size,
+            "width": self.width,
+            "max_positions": self.max_positions,
+            "segments": self.segments,
+            "position": self.position,
+            "normalize": self.normalize,
+            "epsilon": self.epsilon,
+            "dropout": self.dropout_rate,
+            "initializer_range": self.initializer_range,
+        }
+
+
+def sinusoids(positions: int, width: int) -> np.ndarray:
+    """(positions, width): sin(p / 10000^(2i/D)) at even columns 2i, cos at odd ones (Vaswani et al. 2017)."""
+    angles = np.arange(positions)[:, None] / 10000.0 ** (np.arange(0, width, 2)[None, :] / width)
+    return np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(positions, width).astype("float32")

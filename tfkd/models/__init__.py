@@ -1,0 +1,1 @@
+"""Models that name their inner tensors."""

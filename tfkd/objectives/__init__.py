@@ -1,0 +1,8 @@
+"""What a student learns from a teacher. One file, one class, one objective; this table is the whole list."""
+
+from tfkd.objectives.kl_divergence import KLDivergence
+from tfkd.objectives.objective import Objective, ResponseObjective
+
+OBJECTIVES = {"kl_divergence": KLDivergence}
+
+__all__ = ["OBJECTIVES", "KLDivergence", "Objective", "ResponseObjective"]

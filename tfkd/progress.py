@@ -1,0 +1,87 @@
+"""What a person sees while work goes on: a live bar on a terminal, a line now and then elsewhere."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+import rich.console
+import rich.progress
+
+SECONDS_BETWEEN_LINES = 15.0
+
+
+class Display:
+    """Says things and shows progress, with an estimate of the time left.
+
+    Arguments:
+        console: where to.
+        log: also told everything that is said, without markup.
+    """
+
+    def __init__(self, console: rich.console.Console, log: Callable[[str], None] | None = None):
+        self.console, self.log = console, log
+
+    def say(self, message) -> None:
+        """Prints a line or any rich renderable, and logs it."""
+        self.console.print(message, highlight=False)
+        if self.log is not None:
+            with self.console.capture() as capture:
+                self.console.print(message, highlight=False)
+            self.log(rich.text.Text.from_ansi(capture.get()).plain.rstrip())
+
+    @contextlib.contextmanager
+    def bar(self, title: str, total: int | None) -> Iterator[Callable[..., None]]:
+        """Yields `update(completed, text="", total=None)` for a piece of work of `total` parts (None: not known yet)."""
+        if self.console.is_terminal:
+            with _bar(self.console) as progress:
+                task = progress.add_task(title, total=total, text="")
+
+                def update(completed, text="", total=None):
+                    progress.update(task, completed=completed, text=text, **({} if total is None else {"total": total}))
+
+                yield update
+        else:
+            yield _Lines(self.say, title, total)
+
+
+def _bar(console: rich.console.Console) -> rich.progress.Progress:
+    return rich.progress.Progress(
+        rich.progress.TextColumn("{task.description:<9}"),
+        rich.progress.BarColumn(bar_width=24),
+        rich.progress.TaskProgressColumn(),
+        rich.progress.TimeElapsedColumn(),
+        rich.progress.TextColumn("left"),
+        rich.progress.TimeRemainingColumn(),
+        rich.progress.TextColumn("{task.fields[text]}"),
+        console=console,
+        expand=False,
+    )
+
+
+class _Lines:
+    """The bar of a log file: at most a line in fifteen seconds."""
+
+    def __init__(self, say: Callable[[str], None], title: str, total: int | None):
+        self.say, self.title, self.total = say, title, total
+        self.begin = self.last = time.monotonic()
+
+    def __call__(self, completed: int, text: str = "", total: int | None = None) -> None:
+        self.total = total if total is not None else self.total
+        now = time.monotonic()
+        if now - self.last < SECONDS_BETWEEN_LINES or not completed:
+            return
+        self.last = now
+        spent = now - self.begin
+        share = (
+            f" {completed / self.total:4.0%}, {clock(spent * (self.total / completed - 1))} left"
+            if self.total
+            else f" {completed:,} done"
+        )
+        self.say(f"{self.title}{share}  {text}".rstrip())
+
+
+def clock(seconds: float) -> str:
+    """`0:42`, `12:05`, `1:02:03`."""
+    minutes, rest = divmod(max(int(round(seconds)), 0), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

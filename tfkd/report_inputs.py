@@ -1,0 +1,95 @@
+"""Reads what the report needs of a run: predictions, the log of training, examples, configuration. No TensorFlow."""
+
+import json
+import pathlib
+import re
+import zipfile
+
+import numpy as np
+import yaml
+
+from tfkd.errors import UserError
+from tfkd.report_words import ROLES
+from tfkd.run_dir import RunDir
+
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+
+
+def printable(text: str) -> str:
+    """Replaces what may not stand in a web page: control characters and halves of surrogate pairs."""
+    return _UNPRINTABLE.sub("\ufffd", text)
+
+
+def predictions(run: RunDir, roles: list[str], examples: int, classes: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """`predictions.npz`: labels (N,) and role -> logits (N, C), in the order of the roles.
+
+    Raises:
+        UserError: it is missing or broken, or is not of `examples` rows and `classes` columns.
+    """
+    run.require(run.predictions)
+    again = f"evaluate the run again: python -m tfkd.evaluate {run}"
+    try:
+        with np.load(run.predictions, allow_pickle=False) as arrays:
+            labels = arrays["labels"]
+            logits = {role: arrays[role] for role in ROLES if role in roles}
+    except (KeyError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise UserError(f"{run.predictions}: cannot be read ({str(error).splitlines()[0]}); {again}") from None
+    for name, array, shape in [("labels", labels, (examples,)), *((role, logits[role], (examples, classes)) for role in logits)]:
+        if array.shape != shape:
+            raise UserError(f"{run.predictions}: {name} has shape {array.shape}, but report.json speaks of {shape}; {again}")
+    return labels, logits
+
+
+def history(path: pathlib.Path) -> tuple[dict[str, list[dict]], int]:
+    """`metrics.jsonl` by role, in the order of the steps, and how many lines could not be read.
+
+    A run that was killed may end in half a line, and one that was resumed may say a step twice: the later counts.
+    A missing file is an empty one.
+    """
+    found: dict[tuple, dict] = {}
+    unreadable = 0
+    for text in _lines(path):
+        try:
+            line = json.loads(text)
+            key = (line["role"], int(line["epoch"]), int(line["step"]))
+        except (ValueError, KeyError, TypeError):
+            unreadable += 1
+            continue
+        found[*key, any(name.startswith("val_") for name in line)] = line
+    by_role = {role: [found[key] for key in sorted(key for key in found if key[0] == role)] for role in ROLES}
+    return {role: lines for role, lines in by_role.items() if lines}, unreadable
+
+
+def examples(path: pathlib.Path, rows: int) -> dict[int, list[str]]:
+    """`examples.jsonl`: row of the predictions -> its one or two texts. A missing file is an empty one.
+
+    Raises:
+        UserError: a line is not an example.
+    """
+    found = {}
+    for number, text in enumerate(_lines(path), 1):
+        try:
+            line = json.loads(text)
+            row, texts = int(line["row"]), [str(line[key]) for key in ("text", "text_pair") if line.get(key) is not None]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise UserError(f"{path}: line {number} is not an example with row and text; evaluate the run again") from None
+        if 0 <= row < rows:
+            found[row] = texts
+    return found
+
+
+def config(path: pathlib.Path) -> tuple[str | None, dict]:
+    """`config.yaml` as text, and as a tree of sections. An unreadable one still has its text; a missing one is None."""
+    if not path.exists():
+        return None, {}
+    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        tree = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        tree = None
+    sections = tree if isinstance(tree, dict) else {}
+    return text, {name: section for name, section in sections.items() if isinstance(section, dict)}
+
+
+def _lines(path: pathlib.Path) -> list[bytes]:
+    return [line for line in path.read_bytes().split(b"\n") if line.strip()] if path.exists() else []
