@@ -54,7 +54,7 @@ def make(student: Student, questions: Questions, format: str, variant: str, fold
 
 
 def _one_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    message = lines[0] if lines else "no message"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no message"]
+    message = lines[-1] if lines[0].endswith(":") else lines[0]  # TensorFlow begins with "in user code:"
     message = message if len(message) <= 300 else message[:297] + "..."
     return message if isinstance(error, Refused) else f"{type(error).__name__}: {message}"

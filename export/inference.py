@@ -86,7 +86,9 @@ def load(run: RunDir, fixed_length: int | None = None) -> Student:
         raise UserError(f"{run.tokenizer}: max_length = {max_length} is above the {positions} positions of {run.student.name}")
     tokenizer, rows = Tokenizer.from_file(run.vocabulary, lowercase), model.encoder.config["vocabulary_size"]
     if tokenizer.vocabulary_size > rows:
-        raise UserError(f"{run.vocabulary}: {tokenizer.vocabulary_size:,} pieces for the {rows:,} embeddings of {run.student.name}")
+        raise UserError(
+            f"{run.vocabulary}: {tokenizer.vocabulary_size:,} pieces for the {rows:,} embeddings of {run.student.name}"
+        )
     return Student(model, tokenizer, labels, pairs, max_length, fixed_length or max_length)
 
 

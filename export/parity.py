@@ -173,14 +173,14 @@ def compare(answers: Answers, questions: Questions, tolerance: Tolerance) -> dic
             return {**result, "reason": f"{who} answers NaN or infinity to {broken} of {len(logits)} texts"}
     result |= _measure(answers.logits, reference, questions.targets)
     limit = (tolerance.difference or 0.0) * max(1.0, float(np.abs(reference).max()))
-    reasons = (
-        _too_different(result, limit) if tolerance.difference is not None else None,
-        _too_many_others(answers.logits, reference, questions.targets, tolerance, limit),
-        _wrong_scores(answers, limit),
-        _wrong_labels(answers, labels),
-        _wrong_truncation(answers, questions),
+    reason = (
+        (_too_different(result, limit) if tolerance.difference is not None else None)
+        or _too_many_others(answers.logits, reference, questions.targets, tolerance, limit)
+        or _wrong_scores(answers, limit)
+        or _wrong_labels(answers, labels)
+        or _wrong_truncation(answers, questions)
     )
-    return {**result, "reason": next(filter(None, reasons), None)}
+    return {**result, "reason": reason}
 
 
 def _measure(logits: np.ndarray, reference: np.ndarray, targets: np.ndarray) -> dict:
@@ -215,7 +215,10 @@ def _too_many_others(logits, reference, targets, tolerance: Tolerance, limit: fl
     others = int(((ours != theirs) & ~tied).sum())
     if others > _share(tolerance.disagreement, count):
         return f"another class for {others} of {count} examples, allowed are {_share(tolerance.disagreement, count)}"
-    lost, gained = int(((theirs == targets) & (ours != targets) & ~tied).sum()), int(((theirs != targets) & (ours == targets)).sum())
+    lost, gained = (
+        int(((theirs == targets) & (ours != targets) & ~tied).sum()),
+        int(((theirs != targets) & (ours == targets)).sum()),
+    )
     if lost - gained > max(_share(tolerance.drop, count), 2.0 * (lost + gained) ** 0.5):
         return f"accuracy falls by {(lost - gained) / count:.1%}, allowed are {tolerance.drop:.1%}: {lost} examples lost, {gained} gained"
     return None

@@ -17,6 +17,7 @@ def quiet(log: pathlib.Path) -> Iterator[None]:
     try:
         with open(log, "a", encoding="utf-8", errors="replace", buffering=1) as file, warnings.catch_warnings():
             warnings.simplefilter("default")
+            warnings.showwarning = lambda *args, **_: file.write(warnings.formatwarning(*args[:4]))
             for descriptor, _ in saved:
                 os.dup2(file.fileno(), descriptor)
             with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):

@@ -12,21 +12,20 @@ from .inference import Student
 from .parity import BATCH, FLOAT32, TIMED, Answers, Questions, Variant
 
 
-class Servable(tf.Module):
-    """The two signatures of a served classifier.
+def write_float32(student: Student, path: pathlib.Path) -> None:
+    """Writes the folder of a SavedModel that loads where there are only tensorflow and tensorflow_text. Its signatures:
 
     serving_default: `text` (B,) string (and `text_pair` (B,) string) -> `label` (B,) string, `scores` (B, C) float32
         probabilities, `truncated` (B,) bool, whether the text was longer than the model reads.
     from_token_ids: `token_ids`, `padding_mask` (and `segment_ids`) (B, T) int32 -> `logits` and `scores` (B, C) float32.
     """
-
-    def __init__(self, student: Student):
-        super().__init__(name="student")
-        self.tokenizer, self.tracked = student.tokenizer, student.variables
-        self.signatures = {
-            "serving_default": tf.function(_from_text(student), input_signature=_text_specs(student)),
-            "from_token_ids": tf.function(_from_token_ids(student), input_signature=[student.specs(None, None)]),
-        }
+    servable = tf.Module(name="student")
+    servable.tokenizer, servable.weights = student.tokenizer, student.variables
+    signatures = {
+        "serving_default": tf.function(_from_text(student), input_signature=_text_specs(student)),
+        "from_token_ids": tf.function(_from_token_ids(student), input_signature=[student.specs(None, None)]),
+    }
+    tf.saved_model.save(servable, str(path), signatures=signatures)
 
 
 def _text_specs(student: Student) -> list[tf.TensorSpec]:
@@ -53,12 +52,6 @@ def _from_token_ids(student: Student):
         return {"logits": logits, "scores": tf.nn.softmax(logits)}
 
     return serve
-
-
-def write_float32(student: Student, path: pathlib.Path) -> None:
-    """Writes the folder of a SavedModel that loads where only tensorflow and tensorflow_text are."""
-    servable = Servable(student)
-    tf.saved_model.save(servable, str(path), signatures=servable.signatures)
 
 
 def answer(path: pathlib.Path, questions: Questions) -> Answers:

@@ -57,8 +57,10 @@ class Screen:
         if not entries:
             self._line(Text("nothing to export: export.formats is empty"))
             return
-        grid = Table(title=f"compared with the Keras student on {entries[0]['examples'] or 0} test examples and edge cases")
-        for position, name in enumerate(("format", "variant", "size", "largest difference", "agreement", "accuracy", "p50 / p95 ms", "passed")):
+        grid = Table(title=_title(entries))
+        for position, name in enumerate(
+            ("format", "variant", "size", "largest difference", "agreement", "accuracy", "p50 / p95 ms", "passed")
+        ):
             grid.add_column(name, justify="left" if position < 2 else "right")
         for entry in entries:
             outcome = Text("yes", "green") if entry["passed"] else Text("NO", "bold red")
@@ -67,6 +69,11 @@ class Screen:
 
     def _line(self, text: Text) -> None:
         self.console.print(text, soft_wrap=True, highlight=False)
+
+
+def _title(entries: list[dict]) -> str:
+    examples = max(entry["examples"] or 0 for entry in entries)  # a file that could not be asked has none
+    return f"compared with the Keras student on {examples} test examples and on edge cases"
 
 
 def _numbers(entry: dict) -> list[str]:

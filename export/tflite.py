@@ -1,6 +1,7 @@
 """TensorFlow Lite: one text of one fixed length, built-in operators alone, so that any phone's runtime can run it."""
 
 import pathlib
+import re
 import tempfile
 
 import numpy as np
@@ -36,7 +37,13 @@ def _convert(student: Student, path: pathlib.Path, optimizations: list) -> None:
         tf.saved_model.save(module, folder, signatures={"serving_default": serve})
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
         converter.optimizations = optimizations
-        path.write_bytes(converter.convert())
+        try:
+            path.write_bytes(converter.convert())
+        except Exception as error:
+            missing = sorted(set(re.findall(r"'tf\.(\w+)' op is neither", str(error))))
+            if missing:  # else in the midst of a page of MLIR
+                raise ValueError(f"TensorFlow Lite has no operator for TensorFlow's {', '.join(missing)}") from error
+            raise
 
 
 def answer(path: pathlib.Path, questions: Questions) -> Answers:

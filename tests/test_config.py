@@ -77,7 +77,9 @@ def test_a_file_that_is_no_configuration_is_one_line_with_its_name(tmp_path, con
 
 
 def test_overrides_are_yaml_and_reach_into_sections(small):
-    loaded = config.load(small, ["student.dimensions=null", "student.layers=[0,2]", "train.learning_rate=1e-3", "train.clip_norm=null"])
+    loaded = config.load(
+        small, ["student.dimensions=null", "student.layers=[0,2]", "train.learning_rate=1e-3", "train.clip_norm=null"]
+    )
     assert loaded.student.layers == [0, 2]
     assert loaded.train.learning_rate == 0.001
     assert loaded.train.clip_norm is None

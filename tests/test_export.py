@@ -1,7 +1,9 @@
 """`python -m export`: what is written, what is proven, and that nothing wrong is left behind."""
 
+import contextlib
 import dataclasses
 import hashlib
+import io
 import json
 import pathlib
 import subprocess
@@ -15,20 +17,45 @@ import onnxruntime
 import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
-from export import artifacts, formats, inference, onnx, parity, saved_model, tflite
-from export.__main__ import main
-from export.quiet import quiet
 
+from export import artifacts, formats, inference, onnx, saved_model, tflite
+from export.__main__ import main
 from tfkd import config
-from tfkd.errors import UserError
 from tfkd.models.encoder import TransformerEncoder
 from tfkd.models.with_head import TransformerWithHead
 from tfkd.run_dir import RunDir
 from tfkd.tasks.classification import ClassificationHead
 
 CHECKOUT = pathlib.Path(__file__).parents[1]
-WORDS = "red green blue cat dog bird runs sleeps sings big small old new and not never very".split()
-PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *"abcdefghijklmnopqrstuvwxyz", *(f"##{c}" for c in "aeioustrnldmcpgh")]
+WORDS = [
+    "red",
+    "green",
+    "blue",
+    "cat",
+    "dog",
+    "bird",
+    "runs",
+    "sleeps",
+    "sings",
+    "big",
+    "small",
+    "old",
+    "new",
+    "and",
+    "not",
+    "never",
+    "very",
+]
+PIECES = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    *WORDS,
+    *"abcdefghijklmnopqrstuvwxyz",
+    *(f"##{c}" for c in "aeioustrnldmcpgh"),
+]
 LABELS = ["colours", "animals", "[verbs] of é"]
 LENGTH = 12
 
@@ -64,10 +91,11 @@ def read_manifest(run: RunDir) -> dict:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """A run that went through the whole program, and what the program said."""
+    """A run that went through the whole program, its exit code, and what it said."""
     run = build_run(tmp_path_factory.mktemp("runs") / "tiny")
-    done = subprocess.run([sys.executable, "-m", "export", run.path], cwd=CHECKOUT, capture_output=True, text=True, check=False)
-    return run, done
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        code = main([str(run)])
+    return run, code, said.getvalue()
 
 
 @pytest.fixture()
@@ -106,7 +134,9 @@ def test_missing_run_is_one_line_and_2(tmp_path, capsys):
     assert capsys.readouterr().err == f"error: {tmp_path / 'nothing'}: no such run directory\n"
 
 
-@pytest.mark.parametrize("name", ("student.keras", "vocab.txt", "labels.txt", "tokenizer_config.json", "config.yaml", "examples.jsonl"))
+@pytest.mark.parametrize(
+    "name", ("student.keras", "vocab.txt", "labels.txt", "tokenizer_config.json", "config.yaml", "examples.jsonl")
+)
 def test_unfinished_run_names_the_missing_file(run, name, capsys):
     (run.path / name).unlink()
     assert main([str(run)]) == 2
@@ -123,17 +153,24 @@ def test_command_line_and_configuration_know_the_formats_of_the_table():
 
 
 def test_every_format_passes_and_the_program_says_so(exported):
-    run, done = exported
-    assert (done.returncode, done.stderr) == (0, "")
+    run, code, said = exported
+    assert code == 0
     assert all(entry["passed"] for entry in read_manifest(run).values())
     for word in ("saved_model", "int8_dynamic", "student.onnx", "agreement", "p50 / p95"):
-        assert word in done.stdout
+        assert word in said
     present = {path.name for path in run.exports.iterdir()}
-    assert present == {"saved_model", "student.float32.tflite", "student.int8_dynamic.tflite", "student.onnx", "manifest.json", "log.txt"}
+    assert present == {
+        "saved_model",
+        "student.float32.tflite",
+        "student.int8_dynamic.tflite",
+        "student.onnx",
+        "manifest.json",
+        "log.txt",
+    }
 
 
 def test_manifest_describes_the_files(exported):
-    run, _ = exported
+    run, *_ = exported
     manifest = read_manifest(run)
     assert list(manifest) == list(artifacts.FILES)
     for entry in manifest.values():
@@ -163,7 +200,7 @@ def batch_of(*texts: str, length: int | None = None) -> dict[str, np.ndarray]:
 
 
 def test_accuracy_in_the_manifest_is_the_students_own(exported):
-    run, _ = exported
+    run, *_ = exported
     student = keras.models.load_model(run.student)
     rows = [json.loads(line) for line in run.examples.read_text().splitlines()]
     answers = np.asarray(student(batch_of(*(row["text"] for row in rows)))).argmax(axis=1)
@@ -174,7 +211,7 @@ def test_accuracy_in_the_manifest_is_the_students_own(exported):
 
 
 def test_onnx_answers_any_batch_and_length(exported):
-    run, _ = exported
+    run, *_ = exported
     session = onnxruntime.InferenceSession(str(run.exports / "student.onnx"), providers=["CPUExecutionProvider"])
     assert {i.name: (i.shape, i.type) for i in session.get_inputs()} == {
         name: (["batch", "length"], "tensor(int32)") for name in ("token_ids", "padding_mask")
@@ -189,7 +226,7 @@ def test_onnx_answers_any_batch_and_length(exported):
 
 
 def test_tflite_has_one_signature_of_one_fixed_length(exported):
-    run, _ = exported
+    run, *_ = exported
     student = keras.models.load_model(run.student)
     for name, tolerance in (("student.float32.tflite", 1e-5), ("student.int8_dynamic.tflite", 0.3)):
         interpreter = Interpreter(model_path=str(run.exports / name))
@@ -203,34 +240,37 @@ def test_tflite_has_one_signature_of_one_fixed_length(exported):
         np.testing.assert_allclose(runner(**batch)["logits"], student(batch), atol=tolerance)
 
 
-def test_saved_model_answers_raw_text_where_there_is_no_tfkd(exported, tmp_path):
-    run, _ = exported
+def test_saved_model_answers_raw_text(exported):
+    run, *_ = exported
+    signatures = tf.saved_model.load(str(run.exports / "saved_model")).signatures
+    serve = signatures["serving_default"]
+    texts = ["red cat", "", b"caf\xe9 \xff", "dog " * 5000, "red " * 10, "red " * 11]
+    got = {name: tensor.numpy() for name, tensor in serve(text=tf.constant(texts)).items()}
+    logits = np.asarray(keras.models.load_model(run.student)(batch_of("red cat", "")))
+    scores = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(got["scores"][:2], scores, atol=1e-5)
+    assert [label.decode() for label in got["label"]] == [LABELS[np.argmax(scores)] for scores in got["scores"]]
+    # [CLS] and [SEP] leave room for ten pieces of twelve; what is not UTF-8 is dropped.
+    assert got["truncated"].tolist() == [False, False, False, True, False, True]
+    from_ids = signatures["from_token_ids"](**{name: tf.constant(values[:1]) for name, values in batch_of("red cat", "").items()})
+    np.testing.assert_allclose(from_ids["logits"], logits[:1], atol=1e-5)
+    np.testing.assert_allclose(from_ids["scores"], scores[:1], atol=1e-5)
+    empty = serve(text=tf.constant([], tf.string))
+    assert [tuple(empty[name].shape) for name in ("label", "scores", "truncated")] == [(0,), (0, 3), (0,)]
+
+
+@pytest.mark.slow
+def test_saved_model_loads_where_nothing_of_ours_can_be_imported(exported, tmp_path):
+    run, *_ = exported
     code = f"""
-import json, sys
+import sys
 import tensorflow as tf, tensorflow_text
-signatures = tf.saved_model.load({str(run.exports / "saved_model")!r}).signatures
-serve = signatures["serving_default"]
-texts = ["red cat", "", b"caf\\xe9 \\xff", "dog " * 5000, "red " * 10, "red " * 11]
-got = serve(text=tf.constant(texts))
-empty = serve(text=tf.constant([], tf.string))
-ids = signatures["from_token_ids"](token_ids=tf.constant([[2, 5, 8, 3]]), padding_mask=tf.constant([[1, 1, 1, 1]]))
-assert "tfkd" not in sys.modules and "export" not in sys.modules
-print(json.dumps({{"label": [label.decode() for label in got["label"].numpy()], "scores": got["scores"].numpy().tolist(),
-    "truncated": got["truncated"].numpy().tolist(), "empty": [list(empty["label"].shape), list(empty["scores"].shape)],
-    "logits": ids["logits"].numpy().tolist(), "ids_scores": ids["scores"].numpy().tolist()}}))
+print(tf.saved_model.load({str(run.exports / "saved_model")!r}).signatures["serving_default"](text=tf.constant(["red cat"]))["label"].numpy()[0].decode())
+assert not [name for name in sys.modules if name.partition(".")[0] in ("tfkd", "export")]
 """
     done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    got = json.loads(done.stdout)
-    student = keras.models.load_model(run.student)
-    logits = np.asarray(student(batch_of("red cat", "")))
-    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(got["scores"][:2], expected, atol=1e-5)
-    np.testing.assert_allclose(got["ids_scores"][0], expected[0], atol=1e-5)
-    np.testing.assert_allclose(got["logits"][0], logits[0], atol=1e-5)
-    assert got["label"] == [LABELS[np.argmax(scores)] for scores in got["scores"]]
-    # [CLS] and [SEP] leave room for ten pieces of twelve; what is not UTF-8 is dropped.
-    assert got["truncated"] == [False, False, False, True, False, True]
-    assert got["empty"] == [[0], [0, 3]]
+    answer = np.argmax(keras.models.load_model(run.student)(batch_of("red cat")))
+    assert done.stdout.strip() == LABELS[answer]
 
 
 def test_segments_mean_pooling_and_pre_norm_pass(tmp_path):
@@ -257,3 +297,220 @@ def test_student_of_half_precision_is_exported_in_float32(tmp_path):
     np.testing.assert_array_equal(inference.float32(half)(batch), full(batch))
     assert np.abs(np.asarray(half(batch)) - full(batch)).max() > 0
     assert inference.float32(full) is full
+
+
+# -------------------------------------------------------------------- files that do not pass
+
+
+def tampered(student: inference.Student, change) -> inference.Student:
+    """The same student with `change` applied to its second matrix of weights."""
+    twin = keras.models.clone_model(student.model)
+    weights = student.model.get_weights()
+    index = [i for i, weight in enumerate(weights) if weight.ndim == 2][2]
+    weights[index] = change(weights[index])
+    twin.set_weights(weights)
+    return dataclasses.replace(student, model=twin)
+
+
+def one_nan(weight):
+    weight[0, 0] = np.nan
+    return weight
+
+
+class WithPython(inference.Student):
+    """Its graph calls back into this process."""
+
+    def logits(self, inputs):
+        logits = super().logits(inputs)
+        return tf.ensure_shape(tf.numpy_function(lambda array: array, [logits], tf.float32), logits.shape)
+
+
+class Swapped(inference.Student):
+    """Takes the mask for ids and the ids for the mask."""
+
+    def logits(self, inputs):
+        return super().logits({**inputs, "token_ids": inputs["padding_mask"], "padding_mask": inputs["token_ids"]})
+
+
+def truncate(path: pathlib.Path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def raises(student, path):
+    raise MemoryError("the converter\nwrote two lines")
+
+
+def disguised(student: inference.Student, other: type) -> inference.Student:
+    return other(**{field.name: getattr(student, field.name) for field in dataclasses.fields(student)})
+
+
+FAULTS = {
+    "flipped weights": (lambda write: lambda s, p: write(tampered(s, np.negative), p), "differ"),
+    "nan weights": (lambda write: lambda s, p: write(tampered(s, one_nan), p), "NaN"),
+    "truncated file": (lambda write: lambda s, p: (write(s, p), truncate(p)), ""),
+    "swapped inputs": (lambda write: lambda s, p: write(disguised(s, Swapped), p), "differ"),
+    "raising writer": (lambda write: raises, "MemoryError: the converter"),
+    "no file": (lambda write: lambda s, p: None, ""),
+    "no bytes": (lambda write: lambda s, p: p.write_bytes(b""), ""),
+}
+
+
+def only(monkeypatch, module, write):
+    """Leaves a format its float32 variant alone, written by `write`."""
+    variant = dataclasses.replace(module.VARIANTS[0], write=write(module.VARIANTS[0].write))
+    monkeypatch.setattr(module, "VARIANTS", (variant,))
+    name = next(name for name, each in formats.FORMATS.items() if each is module)
+    monkeypatch.setattr(artifacts, "FILES", {(name, "float32"): variant.file})
+    return name, variant.file
+
+
+@pytest.mark.parametrize(
+    ("module", "fault"),
+    [(tflite, fault) for fault in FAULTS] + [(onnx, fault) for fault in ("flipped weights", "truncated file", "no bytes")],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_wrong_file_is_refused_and_leaves_nothing_under_its_name(run, module, fault, monkeypatch, capsys):
+    write, reason = FAULTS[fault]
+    name, file = only(monkeypatch, module, write)
+    run.exports.mkdir()
+    (run.exports / file).write_bytes(b"an older export")
+    assert main([str(run), "--format", name]) == 1
+    assert {path.name for path in run.exports.iterdir()} == {"manifest.json", "log.txt"}
+    (entry,) = json.loads(run.manifest.read_text())
+    assert (entry["passed"], entry["path"], entry["sha256"]) == (False, None, None)
+    assert entry["reason"] and reason in entry["reason"] and "\n" not in entry["reason"]
+    assert entry["reason"][:40] in capsys.readouterr().out
+
+
+def test_operator_outside_tflites_own_is_refused(run, monkeypatch):
+    def with_flex(student, path):
+        module = tf.Module()
+        module.v = student.variables
+
+        @tf.function(input_signature=[student.specs(1, student.fixed_length)])
+        def serve(inputs):
+            return {"logits": tf.math.erf(student.logits(inputs))}
+
+        tf.saved_model.save(module, str(path) + ".folder", signatures={"serving_default": serve})
+        converter = tf.lite.TFLiteConverter.from_saved_model(str(path) + ".folder")
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.SELECT_TF_OPS]
+        path.write_bytes(converter.convert())
+
+    name, _ = only(monkeypatch, tflite, lambda write: with_flex)
+    assert main([str(run), "--format", name]) == 1
+    (entry,) = json.loads(run.manifest.read_text())
+    assert "FlexErf" in entry["reason"]
+
+
+def test_operator_that_tflite_lacks_is_named(run, monkeypatch):
+    class WithErf(inference.Student):
+        def logits(self, inputs):
+            return tf.math.erf(super().logits(inputs))
+
+    name, _ = only(monkeypatch, tflite, lambda write: lambda s, p: write(disguised(s, WithErf), p))
+    assert main([str(run), "--format", name]) == 1
+    (entry,) = json.loads(run.manifest.read_text())
+    assert entry["reason"] == "ValueError: TensorFlow Lite has no operator for TensorFlow's Erf"
+
+
+def test_student_that_answers_nan_is_not_exported(run, monkeypatch):
+    student = keras.models.load_model(run.student)
+    student.set_weights([np.full_like(weight, np.nan) for weight in student.get_weights()])
+    student.save(run.student)
+    name, _ = only(monkeypatch, tflite, lambda write: write)
+    assert main([str(run), "--format", name]) == 1
+    (entry,) = json.loads(run.manifest.read_text())
+    assert "the Keras student itself answers NaN" in entry["reason"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ("labels", "flipped weights", "truncated graph", "truncated weights", "python inside"))
+def test_wrong_saved_model_is_refused(run, fault, monkeypatch):
+    def write(real):
+        return {
+            "labels": lambda s, p: real(dataclasses.replace(s, labels=s.labels[::-1]), p),
+            "flipped weights": lambda s, p: real(tampered(s, np.negative), p),
+            "truncated graph": lambda s, p: (real(s, p), truncate(p / "saved_model.pb")),
+            "truncated weights": lambda s, p: (real(s, p), truncate(next((p / "variables").glob("*.data*")))),
+            "python inside": lambda s, p: real(disguised(s, WithPython), p),
+        }[fault]
+
+    name, file = only(monkeypatch, saved_model, write)
+    assert main([str(run), "--format", name]) == 1
+    assert not (run.exports / file).exists()
+    (entry,) = json.loads(run.manifest.read_text())
+    assert {"labels": "where class", "flipped weights": "differ"}.get(fault, "Error") in entry["reason"]
+
+
+# -------------------------------------------------------------------- what earlier exports left
+
+
+def test_exporting_one_format_keeps_what_is_still_proven_of_the_others(run):
+    assert main([str(run), "--format", "tflite"]) == 0
+    before = read_manifest(run)
+    changed = run.exports / "student.int8_dynamic.tflite"
+    changed.write_bytes(changed.read_bytes() + b"\0")
+    assert main([str(run), "--format", "onnx"]) == 0
+    after = read_manifest(run)
+    assert list(after) == [("tflite", "float32"), ("onnx", "float32")]
+    assert after["tflite", "float32"] == before["tflite", "float32"]
+    assert not changed.exists()  # nobody vouches for it
+
+
+def test_nothing_of_an_older_student_stays(run, capsys):
+    assert main([str(run), "--format", "tflite"]) == 0
+    student = keras.models.load_model(run.student)
+    student.set_weights([weight * 1.5 for weight in student.get_weights()])
+    student.save(run.student)
+    assert main([str(run), "--format", "onnx"]) == 0
+    assert list(read_manifest(run)) == [("onnx", "float32")]
+    assert not list(run.exports.glob("*.tflite"))
+    assert "removed student.float32.tflite" in capsys.readouterr().out
+
+
+def test_empty_list_of_formats_exports_nothing(run, capsys):
+    run.config.write_text(run.config.read_text().replace("formats:\n  - saved_model\n  - tflite\n  - onnx\n", "formats: []\n"))
+    assert main([str(run)]) == 0
+    assert "nothing to export" in capsys.readouterr().out
+    assert json.loads(run.manifest.read_text()) == []
+
+
+# -------------------------------------------------------------------- runs that contradict themselves
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    (
+        ("labels.txt", "one\ntwo\n", "2 labels for the 3 classes"),
+        (
+            "tokenizer_config.json",
+            '{"lowercase": true, "max_length": 99, "pairs": false}',
+            "max_length = 99 is above the 16 positions",
+        ),
+        ("tokenizer_config.json", '{"lowercase": true}', "must hold lowercase, max_length and pairs"),
+        ("tokenizer_config.json", "[]", "must hold lowercase, max_length and pairs"),
+        ("vocab.txt", "".join(f"{piece}\n" for piece in [*PIECES, "extra"]), "pieces for the"),
+        ("student.keras", "not a zip file", "cannot be read as a Keras model"),
+        ("examples.jsonl", "", "holds no example"),
+        (
+            "examples.jsonl",
+            '{"row": 0, "text": "red", "label": "none of them"}\n',
+            "examples.jsonl:1: not an example of this run",
+        ),
+        ("examples.jsonl", '{"row": 0, "text": 3, "label": "animals"}\n', "examples.jsonl:1: not an example of this run"),
+        ("examples.jsonl", "{\n", "examples.jsonl:1: not an example of this run"),
+    ),
+)
+def test_files_that_do_not_belong_together_are_one_line_and_2(run, name, content, words, capsys):
+    (run.path / name).write_text(content, encoding="utf-8")
+    assert main([str(run), "--format", "tflite"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+
+
+@pytest.mark.slow
+def test_student_of_real_size_passes_everywhere_in_time(tmp_path):
+    run = build_run(tmp_path / "real", layers=4, width=256, heads=4, examples=300)
+    done = subprocess.run([sys.executable, "-m", "export", run.path], cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert sum(entry["seconds"] for entry in read_manifest(run).values()) < 120

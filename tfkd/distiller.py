@@ -44,7 +44,11 @@ class Distiller(keras.Model):
         self.student_names = _union(["logits"], *(objective.student_names for objective in self.objectives))
         self.teacher_names = _union(*(objective.teacher_names for objective in self.objectives))
         self.label_tracker = keras.metrics.Mean(name="label_loss") if self.alpha > 0.0 else None
-        self.trackers = [keras.metrics.Mean(name=objective.name) for objective in self.objectives]
+        names = [objective.name for objective in self.objectives]
+        if len(set(names)) < len(names):
+            raise ValueError(f"objectives = {names}: each needs a name of its own; give the repeated ones name=...")
+        self.trackers = [keras.metrics.Mean(name=name) for name in names]
+        self.measuring = False
         self.built = student.built
 
     def call(self, inputs, training=None):
@@ -55,6 +59,15 @@ class Distiller(keras.Model):
         """As `keras.Model.compile`; `loss` is the labels' loss, its own reduction is not used."""
         self.label_loss = keras.losses.get(loss)
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        # Keras averages a batch over the replicas to learn its shapes, which turns token ids into fractions and breaks
+        # over several workers (keras 3.15). One replica's part has the shapes, and the right types.
+        if iterator is not None and self.distribute_strategy.num_replicas_in_sync > 1:
+            _, _, batches = next(iter(iterator))
+            local = self.distribute_strategy.experimental_local_results
+            data_batch, iterator = keras.tree.map_structure(lambda value: local(value)[0], next(batches)), None
+        super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
 
     def train_step(self, data):
         """One step on a batch `(x, y, sample_weight)`; returns the running averages by name."""
@@ -76,9 +89,21 @@ class Distiller(keras.Model):
         logits = self(x, training=False)
         values = self._label_values(y, logits)
         self._loss_tracker.update_state(values, sample_weight=_weights(values, x, sample_weight))
-        results = self.compute_metrics(x, y, logits, sample_weight)
-        own = {tracker.name for tracker in (self.label_tracker, *self.trackers) if tracker is not None}
-        return {name: value for name, value in results.items() if name not in own}
+        return self.compute_metrics(x, y, logits, sample_weight)
+
+    def evaluate(self, *args, **kwargs):
+        """As `keras.Model.evaluate`: the labels' loss and the metrics; no teacher, none of its terms."""
+        self.measuring = True
+        try:
+            return super().evaluate(*args, **kwargs)
+        finally:
+            self.measuring = False
+
+    def get_metrics_result(self):
+        """Running averages by name; those of the training's terms only while training."""
+        results = super().get_metrics_result()
+        terms = {tracker.name for tracker in (self.label_tracker, *self.trackers) if tracker is not None}
+        return {name: value for name, value in results.items() if not (self.measuring and name in terms)}
 
     def _training_loss(self, x, y, sample_weight, student, teacher):
         terms = []
@@ -96,7 +121,8 @@ class Distiller(keras.Model):
             tracker.update_state(values, sample_weight=weights)
             loss += factor * global_mean(values, weights)
         examples = ops.shape(keras.tree.flatten(x)[0])[0] if sample_weight is None else ops.sum(sample_weight)
-        self._loss_tracker.update_state(loss * replicas, sample_weight=examples)
+        # Each replica holds a part of the batch's loss: the parts add up to it, weighted once with the whole batch.
+        self._loss_tracker.update_state(loss * replicas, sample_weight=global_sum(examples) / replicas)
         return loss
 
     def _label_values(self, y, logits):
@@ -111,10 +137,15 @@ def global_mean(values, weights):
     Dividing by the replica's own weight instead would count an example more where its replica holds few, and a
     hand-written mean without any such care doubles the gradient on two replicas.
     """
-    total = ops.sum(weights)
-    if tf.distribute.get_strategy().num_replicas_in_sync > 1:
-        total = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, total)
-    return ops.divide_no_nan(ops.sum(values * weights), total)
+    return ops.divide_no_nan(ops.sum(values * weights), global_sum(ops.sum(weights)))
+
+
+def global_sum(value):
+    """The sum of a number over all replicas, float32."""
+    value = ops.cast(value, "float32")
+    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+        return value
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, value)
 
 
 def _weights(values, x, sample_weight):

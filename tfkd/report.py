@@ -10,6 +10,7 @@ import pathlib
 import sys
 
 import numpy as np
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -20,7 +21,7 @@ from tfkd.report_words import ROLES
 from tfkd.run_dir import RunDir, read_json, write_text
 from tfkd.tasks import classification_metrics as metrics
 
-_REPORT_KEYS = ("task", "dataset", "examples", "metric", "models", "retention", "agreement", "bootstrap", "seconds")
+_REPORT_KEYS = ("task", "dataset", "examples", "metric", "models", "retention", "agreement", "kl", "bootstrap", "seconds")
 _MODEL_KEYS = ("role", "parameters", "bytes", "metrics", "interval", "per_class")
 
 
@@ -33,7 +34,7 @@ def summarize(
     labels: np.ndarray,
     logits: dict[str, np.ndarray],
     parameters: dict[str, int],
-    bytes: dict[str, int],  # noqa: A002 - the name it has in report.json
+    bytes: dict[str, int],  # the name it has in report.json
     seconds: dict[str, float],
     bootstrap: int = 2000,
     seed: int = 0,
@@ -165,9 +166,13 @@ def _absent(value, keys: tuple[str, ...]) -> str | None:
     return next((key for key in keys if key not in value), None)
 
 
+_MODEL_COLUMNS = ["model", "weights", "size", "accuracy", "95 % interval", "macro\nF1", "ROC-\nAUC", "calibr.\nerror"]
+_EXPORT_COLUMNS = ["format", "variant", "size", "largest\ndifference", "agreement", "accuracy", "p50 / p95 ms", "passed"]
+
+
 def table(report: dict, manifest: list[dict] | None = None) -> RenderableType:
     """The run on a terminal: its models, what distillation was worth, and the exports where there are any."""
-    models = _grid(title=f"{report['dataset'].get('name', report['task'])}: {report['examples']:,} test examples")
+    models = _grid(f"{report['dataset'].get('name', report['task'])}: {report['examples']:,} test examples", _MODEL_COLUMNS, 1)
     _add_models(models, report)
     parts = [models, Text(words.verdict(report)), Text(_short(report))]
     if manifest:
@@ -177,7 +182,7 @@ def table(report: dict, manifest: list[dict] | None = None) -> RenderableType:
 
 def comparison(reports: dict[str, dict]) -> RenderableType:
     """Several runs in one table: run name -> its report."""
-    grid = _grid(("run", "left"), title="runs compared")
+    grid = _grid(f"{len(reports)} runs", ["run", *_MODEL_COLUMNS], 2)
     for name, report in reports.items():
         _add_models(grid, report, name)
         grid.add_section()
@@ -185,12 +190,13 @@ def comparison(reports: dict[str, dict]) -> RenderableType:
     return Group(grid, *lines)
 
 
-def _grid(*first: tuple[str, str], title: str) -> Table:
-    grid = Table(title=Text(title), title_justify="left", title_style="bold")
-    columns = [*first, ("model", "left"), ("parameters", "right"), ("size", "right"), ("accuracy", "right")]
-    columns += [("95 % interval", "right"), ("macro F1", "right"), ("ROC-AUC", "right"), ("calibr. error", "right")]
-    for name, justify in columns:
-        grid.add_column(name, justify=justify, overflow="fold", no_wrap=name != "run")
+def _grid(title: str, columns: list[str], left: int) -> Table:
+    """An empty table whose first `left` columns hold words and the others numbers."""
+    grid = Table(
+        title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+    )
+    for position, name in enumerate(columns):
+        grid.add_column(name, justify="left" if position < left else "right", overflow="fold", vertical="bottom")
     return grid
 
 
@@ -221,16 +227,14 @@ def _short(report: dict) -> str:
     return ", ".join(parts) + "."
 
 
-def _exports(manifest: list[dict]) -> Table:
-    grid = Table(title="exports", title_justify="left", title_style="bold")
-    columns = ("format", "variant", "size", "largest difference", "agreement", "accuracy", "p50 / p95 ms", "passed")
-    for position, name in enumerate(columns):
-        grid.add_column(name, justify="left" if position < 2 else "right", overflow="fold")
-    for row in map(words.export, manifest):
-        outcome = Text("yes", "green") if row["passed"] else Text(f"NO {row['reason']}".strip(), "bold red")
+def _exports(manifest: list[dict]) -> RenderableType:
+    grid = _grid("exports", _EXPORT_COLUMNS, 2)
+    rows = [words.export(entry) for entry in manifest]
+    for row in rows:
         cells = [row[key] for key in ("format", "variant", "size", "difference", "agreement", "accuracy", "latency")]
-        grid.add_row(*map(Text, cells), outcome)
-    return grid
+        grid.add_row(*map(Text, cells), Text("yes", "green") if row["passed"] else Text("NO", "bold red"))
+    reasons = [Text(f"{row['format']} {row['variant']}: {row['reason']}") for row in rows if row["reason"]]
+    return Group(grid, *reasons)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -248,7 +252,9 @@ def main(arguments: list[str] | None = None) -> int:
             (run,) = runs.values()
             console.print(table(reports[paths[0]], read_manifest(run)))
         else:
-            console.print(comparison(reports))
+            names = [run.path.resolve().name for run in runs.values()]
+            names = names if len(set(names)) == len(names) else list(runs)
+            console.print(comparison(dict(zip(names, reports.values(), strict=True))))
         for run in runs.values():
             console.print(Text(f"wrote {run.report_html}", "dim"), soft_wrap=True)
     except UserError as error:

@@ -41,23 +41,26 @@ def predictions(run: RunDir, roles: list[str], examples: int, classes: int) -> t
 
 
 def history(path: pathlib.Path) -> tuple[dict[str, list[dict]], int]:
-    """`metrics.jsonl` by role, in the order of the steps, and how many lines could not be read.
+    """`metrics.jsonl` by role, in the order of the steps, and how many lines could not be used.
 
     A run that was killed may end in half a line, and one that was resumed may say a step twice: the later counts.
     A missing file is an empty one.
     """
     found: dict[tuple, dict] = {}
-    unreadable = 0
+    unusable = 0
     for text in _lines(path):
         try:
             line = json.loads(text)
-            key = (line["role"], int(line["epoch"]), int(line["step"]))
-        except (ValueError, KeyError, TypeError):
-            unreadable += 1
-            continue
-        found[*key, any(name.startswith("val_") for name in line)] = line
-    by_role = {role: [found[key] for key in sorted(key for key in found if key[0] == role)] for role in ROLES}
-    return {role: lines for role, lines in by_role.items() if lines}, unreadable
+            place = {"epoch": int(line["epoch"]), "step": int(line["step"])}
+            key = (ROLES.index(line["role"]), *place.values(), any(name.startswith("val_") for name in line))
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            unusable += 1
+        else:
+            found[key] = line | place
+    by_role: dict[str, list[dict]] = {}
+    for key in sorted(found):
+        by_role.setdefault(ROLES[key[0]], []).append(found[key])
+    return by_role, unusable
 
 
 def examples(path: pathlib.Path, rows: int) -> dict[int, list[str]]:
@@ -71,7 +74,7 @@ def examples(path: pathlib.Path, rows: int) -> dict[int, list[str]]:
         try:
             line = json.loads(text)
             row, texts = int(line["row"]), [str(line[key]) for key in ("text", "text_pair") if line.get(key) is not None]
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             raise UserError(f"{path}: line {number} is not an example with row and text; evaluate the run again") from None
         if 0 <= row < rows:
             found[row] = texts

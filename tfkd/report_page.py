@@ -110,15 +110,13 @@ def _losses(history: dict[str, list[dict]]) -> list[dict]:
                 parts = series.setdefault(key.removeprefix("val_"), ({}, {}))
                 epochs, values = parts[key.startswith("val_")].setdefault(role, ([], []))
                 epochs.append(epoch)
-                values.append(np.nan if value is None else value)
+                values.append(value if value is not None and np.isfinite(value) else np.nan)
     order = sorted(series, key=lambda key: ("accuracy" in key, key != "loss"))  # the total first, then terms, then metrics
-    return [
-        {
-            "title": key.replace("_", " "),
-            "picture": plots.picture(plots.curves, *series[key], name=f"loss-{i}", alt=f"{key} by epoch"),
-        }
-        for i, key in enumerate(order)
-    ]
+    pictures = []
+    for number, key in enumerate(order):
+        picture = plots.picture(plots.curves, *series[key], name=f"loss-{number}", alt=f"{key} by epoch")
+        pictures.append({"title": key.replace("_", " "), "picture": picture})
+    return pictures
 
 
 def _positions(lines: list[dict]) -> list[float]:

@@ -142,10 +142,10 @@ def heat(axes, counts: np.ndarray, labels: list[str], role: str) -> None:
     for true, predicted in np.argwhere(counts):
         share = float(shares[true, predicted])
         place = {"xy": (predicted, true), "width": 1, "height": 1, "linewidth": 0}
-        axes.add_patch(Rectangle(**place, facecolor=ROLE_COLORS[role], alpha=0.02 + 0.98 * share))
+        axes.add_artist(Rectangle(**place, facecolor=ROLE_COLORS[role], alpha=0.02 + 0.98 * share))
         color = PAPER if share > 0.55 else INK
         middle = {"ha": "center", "va": "center_baseline", "color": color, "fontsize": size}
-        axes.text(predicted + 0.5, true + 0.5, f"{counts[true, predicted]}", **middle)
+        axes.text(predicted + 0.5, true + 0.5, f"{counts[true, predicted]}", **middle, in_layout=False)
     axes.set(xlim=(0, classes), ylim=(classes, 0), aspect="equal", xlabel="predicted", ylabel="true")
     ticks = np.arange(classes) + 0.5
     names = {"labels": [cut(label, 14) for label in labels], "fontsize": min(9.0, 6 + 20 / classes)}

@@ -40,7 +40,7 @@ def fetch(repository: str, revision: str | None, files: tuple[str, ...]) -> path
         why = f"it has no revision {revision}"
     except errors.HFValidationError:
         why = "write hf://owner/name"
-    except (errors.LocalEntryNotFoundError, errors.RevisionResolutionError):
+    except errors.LocalEntryNotFoundError:
         why = "not in the cache, and the Hub cannot be reached; download it where there is a network and give its folder"
     except Exception as error:  # httpx, the Hub's own and the file system's errors share no base class
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -10,6 +10,7 @@ from tfkd.errors import UserError
 from tfkd.run_dir import read_json
 
 BACKBONE, TASKS = "BertBackbone", ("BertTextClassifier", "BertClassifier")
+SIZES = ("vocabulary_size", "num_layers", "num_heads", "hidden_dim", "intermediate_dim", "max_sequence_length", "num_segments")
 TASK_WEIGHTS = "task.weights.h5"
 SMALL_FILES = ("config.json", "task.json", "tokenizer.json", "metadata.json", "assets/tokenizer/vocabulary.txt")
 WEIGHT_FILES = ("model.weights.h5", TASK_WEIGHTS)
@@ -67,11 +68,14 @@ def describe(folder: pathlib.Path, name: str) -> Description:
         tokenizer.refuse("class_name", "only KerasHub's BertTokenizer is read")
     file = folder / "assets" / "tokenizer" / "vocabulary.txt"
     pieces = check_vocabulary(read_vocabulary(file), file, encoder["vocabulary_size"])
-    return Description(name, encoder, _head(folder), None, pieces, tokenizer.fields("config").flag("lowercase", False))
+    return Description(name, encoder, _head(folder, config), None, pieces, tokenizer.fields("config").flag("lowercase", False))
 
 
-def _head(folder: pathlib.Path) -> dict | None:
-    """Arguments of the `ClassificationHead` that a text classifier's task.json describes; None for other tasks and none."""
+def _head(folder: pathlib.Path, backbone: Fields) -> dict | None:
+    """Arguments of the `ClassificationHead` that a text classifier's task.json describes; None for other tasks and none.
+
+    KerasHub builds a classifier from the backbone in task.json, so that one must be the `backbone` of config.json.
+    """
     if not (folder / "task.json").exists():
         return None
     task = Fields(read_json(folder / "task.json"), folder / "task.json")
@@ -82,6 +86,10 @@ def _head(folder: pathlib.Path) -> dict | None:
         config.refuse("activation", "only a classifier of one label for a text is read: linear or softmax")
     if config.count("num_classes") < 2:
         config.refuse("num_classes", "only a classifier of two classes or more is read")
+    inner = config.fields("backbone").fields("config")
+    for key in SIZES:
+        if inner.get(key) != backbone.get(key):
+            raise UserError(f"{folder}: config.json and task.json disagree on {key}: {backbone.get(key)} and {inner.get(key)}")
     return {"classes": config.count("num_classes"), "pooling": "first", "hidden": "tanh", "dropout": config.share("dropout", 0.1)}
 
 
@@ -94,9 +102,10 @@ def weights(folder: pathlib.Path, description: Description) -> "Weights":
     model = keras_hub.models.BertBackbone if description.head is None else keras_hub.models.BertTextClassifier
     options = {} if description.head is None else {"preprocessor": None}
     try:
-        return Weights(model.from_preset(str(folder), dtype="float32", **options), folder)
+        loaded = model.from_preset(str(folder), dtype="float32", **options)
     except Exception as error:  # Keras, h5py and the file system share no base class
         raise UserError(f"{folder}: KerasHub cannot load it ({_first_line(error)})") from None
+    return Weights(loaded, folder)
 
 
 class Weights:

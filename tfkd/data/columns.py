@@ -22,8 +22,8 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def listed(names: Iterable[str], most: int = 12) -> str:
-    """Joins names for an error message and cuts a long list."""
-    names = list(names)
+    """Joins names for an error message; long names and long lists are cut."""
+    names = [name if len(name) <= 40 else name[:37] + "..." for name in names]
     return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
 
 
@@ -57,7 +57,7 @@ def label_name(value, column: str) -> str:
     """The name of a label: a string without surrounding space, a whole number in decimals, `true` or `false`.
 
     Raises:
-        UserError: the cell is missing, blank, a fraction or nested.
+        UserError: the cell is missing, blank, a fraction, nested or longer than a line.
     """
     match value:
         case None:
@@ -76,6 +76,8 @@ def label_name(value, column: str) -> str:
             raise UserError(f"column {column} holds {shown(value)}; a label is a name or a whole number")
     if not name:
         raise UserError(f"column {column}, the label, is empty; fill it in or leave the row out")
+    if len(name.splitlines()) > 1:
+        raise UserError(f"column {column}, the label, spans several lines: {shown(name)}; a label is one line")
     return name
 
 
@@ -103,10 +105,16 @@ class Labels:
     """Label names in class order, and the class of a name or of a whole number that indexes them.
 
     Where a name itself is a whole number, numbers are names only: in `["1", "2"]` the label 1 is class 0.
+
+    Raises:
+        UserError: a name is there twice, is blank or spans lines.
     """
 
     def __init__(self, names: Iterable[str]):
         self.names = list(names)
+        for name in self.names:
+            if name != name.strip() or len(name.splitlines()) != 1 or self.names.count(name) > 1:
+                raise UserError(f"data.labels: {shown(name)} must be one line, without spaces around it, and there once")
         self._classes = {name: index for index, name in enumerate(self.names)}
         self._indexable = not any(_INTEGER.match(name) for name in self.names)
 

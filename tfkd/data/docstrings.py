@@ -29,9 +29,8 @@ _TEST_FILE = re.compile(r"(test_.*|.*_test|conftest)\.py\Z")
 _BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
 _SENTENCE_END = re.compile(r"[.!?](?=\s|\Z)")
 _ABBREVIATION = re.compile(
-    r"(?:\b(?:e\.g|i\.e|a\.k\.a|w\.r\.t|etc|cf|vs|viz|resp|approx|incl|et\s+al|fig|figs|eq|eqs|sec|ref|refs|dr|mr|mrs|prof|inc)"
-    r"|(?<![\w`])[A-Z])\.\Z",
-    re.IGNORECASE,
+    r"(?:(?i:\b(?:e\.g|i\.e|a\.k\.a|w\.r\.t|etc|cf|vs|viz|resp|approx|incl|et\s+al|figs?|eqs?|sec|refs?|dr|mrs?|prof|inc))"
+    r"|(?<![\w`])[A-Z])\.\Z"
 )
 
 

@@ -127,7 +127,7 @@ def _read(path: pathlib.Path, named: dict[str, str], convert: Callable[[list], o
                 raise UserError(f"{_place(path, row, line)}: {error}") from None
             yield converted
     except OSError as error:
-        raise UserError(f"{path}: cannot be read after row {row:,}: {error.strerror or error}") from None
+        raise UserError(f"{path}: cannot be read after row {row:,}: {error.strerror}") from None
     if row == 0:
         raise UserError(f"{path}: has no rows")
 
@@ -243,11 +243,15 @@ def _read_jsonl(path: pathlib.Path, named: dict[str, str]) -> Iterator[Row]:
 def _parsed(text: str) -> dict:
     """One line of JSONL. Raises `UserError` without a place."""
     try:
-        value = json.loads(text, object_pairs_hook=_object)
+        value = json.loads(text.rstrip(), object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         raise UserError(f"not JSON at column {error.colno} ({error.msg}); write one object a line") from None
     except RecursionError:
         raise UserError("not readable as JSON: nested too deep") from None
+    except UserError:
+        raise
+    except ValueError:  # the interpreter's limit on the digits of an integer
+        raise UserError("not readable as JSON: a number with thousands of digits") from None
     if not isinstance(value, dict):
         raise UserError(f"holds {columns.shown(value)}, not an object; write one object a line")
     return value
@@ -279,7 +283,7 @@ def _read_parquet(path: pathlib.Path, named: dict[str, str]) -> Iterator[Row]:
                     yield row, None, list(cells)
     except UnicodeDecodeError as error:
         raise UserError(f"{path}, after row {row:,}: text that is not UTF-8 ({error.reason}); write the file anew") from None
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, OSError) as error:  # pyarrow reports damage as either
         raise UserError(f"{path}: not readable as Parquet after row {row:,}: {str(error).splitlines()[0]}") from None
 
 

@@ -99,11 +99,10 @@ class Tfds:
 
         try:
             dataset = self._builder.as_dataset(
-                split=self._expressions[split],
-                shuffle_files=False,
-                decoders=tfds.decode.PartialDecoding(dict.fromkeys(names, True)),
-                read_config=tfds.ReadConfig(try_autocache=False),
+                split=self._expressions[split], shuffle_files=False, read_config=tfds.ReadConfig(try_autocache=False)
             )
+            # Other features may be ragged, which no batch holds.
+            dataset = dataset.map(lambda row: {name: row[name] for name in names}, num_parallel_calls=tf.data.AUTOTUNE)
             for batch in dataset.batch(1024).prefetch(1).as_numpy_iterator():
                 yield from zip(*(batch[name].tolist() for name in names), strict=True)
         except tf.errors.OpError as error:
@@ -150,13 +149,15 @@ class Tfds:
             instructions = self._builder.info.splits[expression].file_instructions
         except (ValueError, KeyError, AssertionError) as error:
             reason = _first_line(error).split(" See format")[0].rstrip(".")
-            raise UserError(f"{self.name}: data.splits.{split} = {expression}: {reason}; it has {self._own_names()}") from None
+            raise UserError(f"{self.name}: data.splits.{split} = {expression!r}: {reason}; it has {self._own_names()}") from None
         files = []
         for instruction in instructions:
             first = instruction.skip
             after = instruction.examples_in_shard if instruction.take == -1 else first + instruction.take
             path = pathlib.Path(instruction.filename)
             files.append((path.name, path.stat().st_size if path.exists() else -1, first, after))
+        if not any(after > first for _, _, first, after in files):
+            raise UserError(f"{self.name}: data.splits.{split} = {expression!r} selects no rows; it has {self._own_names()}")
         return files
 
     def _resolve_labels(self, given: list[str] | None) -> tuple[list[str], columns.Labels, list[str] | None]:
@@ -197,13 +198,16 @@ def _prepared(name: str, data_dir: str | os.PathLike | None, download: bool):
     if _COMMUNITY.match(name) and not download:
         raise UserError(f"data.tfds = {name}: a community data set needs the network; set data.download: true")
     try:
+        _require_configuration(name)
         builder = tfds.builder(name, data_dir=None if data_dir is None else os.fspath(data_dir))
+    except UserError:
+        raise
     except tfds.core.DatasetNotFoundError:
         near = difflib.get_close_matches(name.split("/")[0], tfds.list_builders(with_community_datasets=False), n=1)
         fix = f"did you mean {near[0]}?" if near else "`tfds.list_builders()` lists those there are"
         raise UserError(f"data.tfds = {name}: no such data set; {fix}") from None
-    except Exception as error:  # whatever a builder's constructor or its name raises: wrong configuration, version, syntax
-        raise UserError(f"data.tfds = {name}: {_first_line(error)}{_configurations(name)}") from error
+    except Exception as error:  # whatever a builder's constructor raises: its version, its arguments, a broken folder
+        raise UserError(f"data.tfds = {name}: {_first_line(error).split('}: ')[-1]}") from error
     if builder.info.splits:
         return builder
     if not download:
@@ -216,16 +220,17 @@ def _prepared(name: str, data_dir: str | os.PathLike | None, download: bool):
     return builder
 
 
-def _configurations(name: str) -> str:
+def _require_configuration(name: str) -> None:
+    """Raises `UserError` where a data set that TFDS knows has configurations, and not the named one."""
     import tensorflow_datasets as tfds
 
-    known = []
-    if "/" in name:
-        try:
-            known = list(tfds.builder_cls(name.split("/")[0]).builder_configs)
-        except Exception:  # the name itself may be what is wrong; its own message says so
-            return ""
-    return f"; its configurations are {columns.listed(known)}" if known else ""
+    data_set, _, configuration = name.split(":")[0].partition("/")
+    if not configuration or data_set not in tfds.list_builders(with_community_datasets=False):
+        return
+    known = list(tfds.builder_cls(data_set).builder_configs)
+    if known and configuration.split("/")[0] not in known:
+        near = columns.nearest(configuration, known)
+        raise UserError(f"data.tfds = {name}: {data_set} has no configuration {configuration}; it has {columns.listed(known)}{near}")
 
 
 def _kind(feature) -> str:

@@ -3,6 +3,6 @@
 from tfkd.objectives.kl_divergence import KLDivergence
 from tfkd.objectives.objective import Objective, ResponseObjective
 
-OBJECTIVES = {"kl_divergence": KLDivergence}
+OBJECTIVES = {objective.default_name: objective for objective in (KLDivergence,)}
 
 __all__ = ["OBJECTIVES", "KLDivergence", "Objective", "ResponseObjective"]

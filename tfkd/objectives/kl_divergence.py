@@ -16,6 +16,8 @@ class KLDivergence(ResponseObjective):
         Hinton, Vinyals and Dean 2015, Distilling the Knowledge in a Neural Network, arXiv:1503.02531, section 2.
     """
 
+    default_name = "kl_divergence"
+
     def divergence(self, student, teacher):
         """Log-probabilities (B, ..., C) -> (B, ...)."""
         return ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)

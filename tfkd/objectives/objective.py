@@ -7,7 +7,8 @@ from keras import ops
 class Objective(keras.layers.Layer):
     """Compares what the student and the teacher hold under some names.
 
-    A subclass sets `student_names` and `teacher_names`, the inner tensors it asks for, and writes
+    A subclass sets `default_name`, which logs and the table of objectives know it by, `student_names` and
+    `teacher_names`, the inner tensors it asks for, and writes
     `call(student, teacher)`: two dicts of those tensors -> float32 values, (B,) for one a text or (B, T) for one a
     position. It never reduces: masks, sample weights and replicas are handled once, where the values are averaged.
 
@@ -15,12 +16,13 @@ class Objective(keras.layers.Layer):
         weight: factor of this objective in the sum.
     """
 
+    default_name: str
     student_names: tuple[str, ...] = ("logits",)
     teacher_names: tuple[str, ...] = ("logits",)
 
     def __init__(self, weight: float = 1.0, **kwargs):
         # Divergences of half-precision numbers are noise: objectives compute in float32 whatever the models do.
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**{"dtype": "float32", "name": self.default_name, **kwargs})
         if not weight >= 0.0:
             raise ValueError(f"{self.name}: weight = {weight}: must be at least 0")
         self.weight = weight
