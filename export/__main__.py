@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         run.require(run.config, run.student, run.vocabulary, run.labels, run.tokenizer, run.examples)
         settings = configuration.load(run.config).export
         entries = export(run, options.formats or settings.formats, settings.length, settings.examples)
-    except UserError as error:
+    except (UserError, OSError) as error:  # OSError: a folder that cannot be written, a full disk
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0 if all(entry["passed"] for entry in entries) else 1
@@ -74,6 +74,6 @@ def export(run: RunDir, formats: list[str], length: int | None, examples: int) -
 
 
 if __name__ == "__main__":
-    # The reference is computed on the CPU in full float32: a GPU rounds matrix products to TF32, and its memory is not ours.
+    # Nothing here wants a GPU: its memory may be somebody else's, and files are proven where phones and servers run them.
     os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     sys.exit(main())

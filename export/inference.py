@@ -42,7 +42,7 @@ class Student:
 
     @property
     def variables(self) -> list[tf.Variable]:
-        """The weights as TensorFlow sees them: a `tf.Module` does not track Keras's own wrapper, and leaves them out of the file."""
+        """The weights as TensorFlow sees them: a `tf.Module` does not track Keras's wrapper, and leaves it out of the file."""
         return [weight.value for weight in self.model.weights]
 
     def specs(self, batch: int | None, length: int | None) -> dict[str, tf.TensorSpec]:
@@ -84,11 +84,15 @@ def load(run: RunDir, fixed_length: int | None = None) -> Student:
     positions = model.encoder.config["max_positions"]
     if max_length > positions:
         raise UserError(f"{run.tokenizer}: max_length = {max_length} is above the {positions} positions of {run.student.name}")
+    least = 5 if pairs else 3  # special pieces, and one of each text
+    if fixed_length is not None and not least <= fixed_length <= max_length:
+        raise UserError(
+            f"export.length = {fixed_length}: must be from {least} to {max_length}, the longest input of {run.student.name}"
+        )
     tokenizer, rows = Tokenizer.from_file(run.vocabulary, lowercase), model.encoder.config["vocabulary_size"]
     if tokenizer.vocabulary_size > rows:
-        raise UserError(
-            f"{run.vocabulary}: {tokenizer.vocabulary_size:,} pieces for the {rows:,} embeddings of {run.student.name}"
-        )
+        pieces = f"{tokenizer.vocabulary_size:,} pieces"
+        raise UserError(f"{run.vocabulary}: {pieces} for the {rows:,} embeddings of {run.student.name}")
     return Student(model, tokenizer, labels, pairs, max_length, fixed_length or max_length)
 
 

@@ -1,7 +1,9 @@
 """SavedModel for TF Serving: raw text in, label and scores out; tokenizer and label names travel inside."""
 
+import os
 import pathlib
 import pickle
+import re
 import subprocess
 import sys
 import tempfile
@@ -58,7 +60,7 @@ def answer(path: pathlib.Path, questions: Questions) -> Answers:
     """Loads the model in a fresh process without tfkd and asks it everything, as raw text and as token ids.
 
     Raises:
-        RuntimeError: the process failed; the message is its last line.
+        RuntimeError: the process failed; the message is its last error.
     """
     texts = {"text": questions.texts} | ({"text_pair": questions.pairs} if questions.pairs else {})
     count = len(questions.texts)
@@ -89,10 +91,14 @@ def _in_fresh_process(path: pathlib.Path, asked: dict) -> dict:
         questions.write_bytes(pickle.dumps(asked))
         command = [sys.executable, "-m", f"{__package__}.saved_model_process", path.resolve(), questions, answers]
         checkout = pathlib.Path(__file__).parents[1]
-        done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, errors="replace", check=False)
+        environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1"}
+        done = subprocess.run(
+            command, cwd=checkout, env=environment, capture_output=True, text=True, errors="replace", check=False
+        )
         sys.stderr.write(done.stderr)
         if done.returncode:
-            raise RuntimeError((done.stderr.strip() or f"its process ended with {done.returncode}").splitlines()[-1])
+            errors = re.findall(r"^\S*(?:Error|Exception): .*", done.stderr, re.MULTILINE)
+            raise RuntimeError(f"in a process of its own: {errors[-1] if errors else f'exit code {done.returncode}'}")
         return pickle.loads(answers.read_bytes())
 
 

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+COLUMNS = ("format", "variant", "size", "largest difference", "agreement", "accuracy", "p50 / p95 ms", "passed")
+
 
 class Screen:
     """Says what is being made and how it came out, on a copy of stdout that `quiet` does not redirect.
@@ -58,9 +60,7 @@ class Screen:
             self._line(Text("nothing to export: export.formats is empty"))
             return
         grid = Table(title=_title(entries))
-        for position, name in enumerate(
-            ("format", "variant", "size", "largest difference", "agreement", "accuracy", "p50 / p95 ms", "passed")
-        ):
+        for position, name in enumerate(COLUMNS):
             grid.add_column(name, justify="left" if position < 2 else "right")
         for entry in entries:
             outcome = Text("yes", "green") if entry["passed"] else Text("NO", "bold red")

@@ -20,7 +20,7 @@ def write_float32(student: Student, path: pathlib.Path) -> None:
 
 
 def write_int8_dynamic(student: Student, path: pathlib.Path) -> None:
-    """The same with int8 weights, a quarter of the size; activations stay float and are quantized on the fly in matrix products."""
+    """The same with int8 weights, a quarter of the size; activations are float, and quantized on the fly in matrix products."""
     _convert(student, path, [tf.lite.Optimize.DEFAULT])
 
 

@@ -426,6 +426,7 @@ def refusal(reference: str, revision: str | None = None) -> str:
         ({"id2label": {"0": "score"}}, ("regression", "1 outputs")),
         ({"problem_type": "regression"}, ("regression",)),
         ({"problem_type": "multi_label_classification"}, ("multi_label_classification",)),
+        ({"architectures": "BertForSequenceClassification"}, ("architectures", "a list")),
         ({"architectures": None}, ("architectures", "BertForSequenceClassification")),
     ],
 )
@@ -524,6 +525,7 @@ def test_broken_shards_are_refused(tmp_path):
             b'{"model": {"type": "WordPiece"}, "normalizer": {"type": "Lowercase"}}',
             ("tokenizer.json", "Lowercase"),
         ),
+        ("tokenizer.json", b'{"model": {"type": "WordPiece"}, "normalizer": null}', ("tokenizer.json", "BertNormalizer")),
         ("tokenizer.json", json.dumps(tokenizer_json(strip_accents=False)).encode(), ("tokenizer.json", "strip_accents")),
     ],
 )
@@ -543,6 +545,10 @@ def test_tokenizer_json_with_holes_in_its_ids_is_refused(tmp_path):
     holed["model"]["vocab"]["a"] = 99
     (tmp_path / "tokenizer.json").write_text(json.dumps(holed))
     assert "ids of its 18 pieces are not 0 to 17" in refusal(folder)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer_json() | {"added_tokens": [{"content": ["a"], "id": [1]}]}))
+    assert "ids of its 19 pieces are not 0 to 18" in refusal(folder)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer_json() | {"added_tokens": 3}))
+    assert "added_tokens = 3: must be a list" in refusal(folder)
 
 
 # ---------------------------------------------------------------- references
@@ -745,6 +751,12 @@ def test_keras_hub_preset_with_nan_is_refused(presets, tmp_path):
     (tmp_path / "copy" / "task.json").unlink()
     message = refusal(folder)
     assert "transformer_layer_1" in message and "NaN" in message
+
+
+def test_keras_hub_folder_called_like_a_preset_is_the_folder(presets, tmp_path, monkeypatch):
+    edited(presets[0] / "linear", tmp_path / "bert_tiny_en_uncased", "task.json")
+    monkeypatch.chdir(tmp_path)
+    assert open_checkpoint("bert_tiny_en_uncased").head.classes == CLASSES
 
 
 def test_keras_hub_reference_is_fetched_by_its_handle(presets, monkeypatch):

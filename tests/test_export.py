@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 import typing
@@ -18,7 +19,7 @@ import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
-from export import artifacts, formats, inference, onnx, saved_model, tflite
+from export import artifacts, formats, inference, manifest, onnx, saved_model, tflite
 from export.__main__ import main
 from tfkd import config
 from tfkd.models.encoder import TransformerEncoder
@@ -27,35 +28,9 @@ from tfkd.run_dir import RunDir
 from tfkd.tasks.classification import ClassificationHead
 
 CHECKOUT = pathlib.Path(__file__).parents[1]
-WORDS = [
-    "red",
-    "green",
-    "blue",
-    "cat",
-    "dog",
-    "bird",
-    "runs",
-    "sleeps",
-    "sings",
-    "big",
-    "small",
-    "old",
-    "new",
-    "and",
-    "not",
-    "never",
-    "very",
-]
-PIECES = [
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    "[MASK]",
-    *WORDS,
-    *"abcdefghijklmnopqrstuvwxyz",
-    *(f"##{c}" for c in "aeioustrnldmcpgh"),
-]
+WORDS = "red green blue cat dog bird runs sleeps sings big small old new and not never very"
+PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] + WORDS.split() + list("abcdefghijklmnopqrstuvwxyz")
+PIECES += [f"##{character}" for character in "aeioustrnldmcpgh"]
 LABELS = ["colours", "animals", "[verbs] of é"]
 LENGTH = 12
 
@@ -70,12 +45,13 @@ def build_run(path: pathlib.Path, pairs: bool = False, examples: int = 40, polic
     encoder = TransformerEncoder(len(PIECES), max_positions=16, segments=2 if pairs else 0, dtype=policy, **dimensions)
     student = TransformerWithHead(encoder, ClassificationHead(len(LABELS), pooling, dtype=policy), dtype=policy)
     generator = np.random.default_rng(7)
-    student.set_weights([w + generator.normal(0, 0.4, w.shape).astype(w.dtype) for w in student.get_weights()])
+    deviation = 1.6 / dimensions["width"] ** 0.5
+    student.set_weights([w + generator.normal(0, deviation, w.shape).astype(w.dtype) for w in student.get_weights()])
     student.save(run.student)
     run.vocabulary.write_text("".join(piece + "\n" for piece in PIECES), encoding="utf-8")
     run.labels.write_text("".join(label + "\n" for label in LABELS), encoding="utf-8")
     run.tokenizer.write_text(json.dumps({"lowercase": True, "max_length": LENGTH, "pairs": pairs}))
-    texts = [" ".join(generator.choice(WORDS, generator.integers(0, 16))) for _ in range(2 * examples)]
+    texts = [" ".join(generator.choice(WORDS.split(), generator.integers(0, 16))) for _ in range(2 * examples)]
     rows = [{"row": row, "text": texts[row], "label": LABELS[row % 3]} for row in range(examples)]
     for row in rows if pairs else ():
         row["text_pair"] = texts[examples + row["row"]]
@@ -90,17 +66,29 @@ def read_manifest(run: RunDir) -> dict:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
+def trained(tmp_path_factory):
+    return build_run(tmp_path_factory.mktemp("runs") / "trained")
+
+
+@pytest.fixture()
+def run(trained, tmp_path):
+    """A finished run of the test's own."""
+    return RunDir(shutil.copytree(trained.path, tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def exported(trained, tmp_path_factory):
     """A run that went through the whole program, its exit code, and what it said."""
-    run = build_run(tmp_path_factory.mktemp("runs") / "tiny")
+    run = RunDir(shutil.copytree(trained.path, tmp_path_factory.mktemp("runs") / "exported"))
     with contextlib.redirect_stdout(io.StringIO()) as said:
         code = main([str(run)])
     return run, code, said.getvalue()
 
 
 @pytest.fixture()
-def run(tmp_path):
-    return build_run(tmp_path / "run")
+def exported_copy(exported, tmp_path):
+    """An exported run of the test's own."""
+    return RunDir(shutil.copytree(exported[0].path, tmp_path / "run"))
 
 
 # -------------------------------------------------------------------- command line
@@ -123,7 +111,12 @@ def test_help_comes_at_once_and_without_tensorflow():
 
 @pytest.mark.parametrize("arguments", (["--format", "gguf", "RUN"], [], ["RUN", "--format"]))
 def test_wrong_arguments_end_with_2_before_tensorflow(arguments):
-    code = f"import sys; from export.__main__ import main\ntry: main({arguments})\nexcept SystemExit as e: sys.exit(10 * ('tensorflow' in sys.modules) + e.code)"
+    code = (
+        "import sys\n"
+        "from export.__main__ import main\n"
+        f"try: main({arguments})\n"
+        "except SystemExit as done: sys.exit(10 * ('tensorflow' in sys.modules) + done.code)"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "usage:" in done.stderr
@@ -186,6 +179,12 @@ def test_manifest_describes_the_files(exported):
     assert manifest["tflite", "int8_dynamic"]["bytes"] < manifest["tflite", "float32"]["bytes"]
 
 
+def logits_of(run: RunDir, batch: dict[str, np.ndarray]) -> np.ndarray:
+    """What the Keras student answers; on the CPU, because a GPU rounds matrix products to TF32."""
+    with tf.device("CPU"):
+        return keras.models.load_model(run.student)(batch).numpy()
+
+
 def tokens(text: str) -> list[int]:
     """WordPiece by hand, for texts of whole words."""
     return [2, *(PIECES.index(word) for word in text.split())][: LENGTH - 1] + [3]
@@ -201,9 +200,8 @@ def batch_of(*texts: str, length: int | None = None) -> dict[str, np.ndarray]:
 
 def test_accuracy_in_the_manifest_is_the_students_own(exported):
     run, *_ = exported
-    student = keras.models.load_model(run.student)
     rows = [json.loads(line) for line in run.examples.read_text().splitlines()]
-    answers = np.asarray(student(batch_of(*(row["text"] for row in rows)))).argmax(axis=1)
+    answers = logits_of(run, batch_of(*(row["text"] for row in rows))).argmax(axis=1)
     accuracy = np.mean([LABELS[answer] == row["label"] for answer, row in zip(answers, rows, strict=True)])
     entry = read_manifest(run)["onnx", "float32"]
     assert entry["metrics"] == entry["student_metrics"] == {"accuracy": pytest.approx(accuracy)}
@@ -217,17 +215,15 @@ def test_onnx_answers_any_batch_and_length(exported):
         name: (["batch", "length"], "tensor(int32)") for name in ("token_ids", "padding_mask")
     }
     assert [(o.name, o.shape) for o in session.get_outputs()] == [("logits", ["batch", 3])]
-    student = keras.models.load_model(run.student)
     for texts in (["red cat"], ["old dog sings", "", "never never never"]):
         batch = batch_of(*texts)
-        np.testing.assert_allclose(session.run(None, batch)[0], student(batch), atol=1e-5)
+        np.testing.assert_allclose(session.run(None, batch)[0], logits_of(run, batch), atol=1e-5)
     model = onnx_library.load(run.exports / "student.onnx")
     assert [o.version for o in model.opset_import if o.domain in ("", "ai.onnx")] == [18]
 
 
 def test_tflite_has_one_signature_of_one_fixed_length(exported):
     run, *_ = exported
-    student = keras.models.load_model(run.student)
     for name, tolerance in (("student.float32.tflite", 1e-5), ("student.int8_dynamic.tflite", 0.3)):
         interpreter = Interpreter(model_path=str(run.exports / name))
         assert interpreter.get_signature_list() == {
@@ -237,7 +233,7 @@ def test_tflite_has_one_signature_of_one_fixed_length(exported):
         details = runner.get_input_details().values()
         assert [(tuple(d["shape"]), d["dtype"]) for d in details] == [((1, LENGTH), np.int32)] * 2
         batch = batch_of("small bird sings", length=LENGTH)
-        np.testing.assert_allclose(runner(**batch)["logits"], student(batch), atol=tolerance)
+        np.testing.assert_allclose(runner(**batch)["logits"], logits_of(run, batch), atol=tolerance)
 
 
 def test_saved_model_answers_raw_text(exported):
@@ -246,7 +242,7 @@ def test_saved_model_answers_raw_text(exported):
     serve = signatures["serving_default"]
     texts = ["red cat", "", b"caf\xe9 \xff", "dog " * 5000, "red " * 10, "red " * 11]
     got = {name: tensor.numpy() for name, tensor in serve(text=tf.constant(texts)).items()}
-    logits = np.asarray(keras.models.load_model(run.student)(batch_of("red cat", "")))
+    logits = logits_of(run, batch_of("red cat", ""))
     scores = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(got["scores"][:2], scores, atol=1e-5)
     assert [label.decode() for label in got["label"]] == [LABELS[np.argmax(scores)] for scores in got["scores"]]
@@ -265,17 +261,23 @@ def test_saved_model_loads_where_nothing_of_ours_can_be_imported(exported, tmp_p
     code = f"""
 import sys
 import tensorflow as tf, tensorflow_text
-print(tf.saved_model.load({str(run.exports / "saved_model")!r}).signatures["serving_default"](text=tf.constant(["red cat"]))["label"].numpy()[0].decode())
+serve = tf.saved_model.load({str(run.exports / "saved_model")!r}).signatures["serving_default"]
+print(serve(text=tf.constant(["red cat"]))["label"].numpy()[0].decode())
 assert not [name for name in sys.modules if name.partition(".")[0] in ("tfkd", "export")]
 """
     done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    answer = np.argmax(keras.models.load_model(run.student)(batch_of("red cat")))
+    answer = np.argmax(logits_of(run, batch_of("red cat")))
     assert done.stdout.strip() == LABELS[answer]
 
 
-def test_segments_mean_pooling_and_pre_norm_pass(tmp_path):
+def test_segments_mean_pooling_pre_norm_and_a_shorter_fixed_length_pass(tmp_path):
     run = build_run(tmp_path / "pairs", pairs=True, norm="pre", position="sinusoidal", pooling="mean", activation="gelu_tanh")
+    run.config.write_text(run.config.read_text().replace("length: null", "length: 8"))
     assert main([str(run), "--format", "tflite", "onnx"]) == 0
+    runner = Interpreter(model_path=str(run.exports / "student.float32.tflite")).get_signature_runner("serving_default")
+    assert {name: tuple(detail["shape"]) for name, detail in runner.get_input_details().items()} == {
+        name: (1, 8) for name in ("token_ids", "padding_mask", "segment_ids")
+    }
     session = onnxruntime.InferenceSession(str(run.exports / "student.onnx"), providers=["CPUExecutionProvider"])
     assert {i.name for i in session.get_inputs()} == {"token_ids", "padding_mask", "segment_ids"}
 
@@ -366,7 +368,7 @@ def only(monkeypatch, module, write):
 
 @pytest.mark.parametrize(
     ("module", "fault"),
-    [(tflite, fault) for fault in FAULTS] + [(onnx, fault) for fault in ("flipped weights", "truncated file", "no bytes")],
+    [(tflite, fault) for fault in FAULTS] + [(onnx, fault) for fault in ("flipped weights", "truncated file")],
     ids=lambda value: getattr(value, "__name__", value),
 )
 def test_wrong_file_is_refused_and_leaves_nothing_under_its_name(run, module, fault, monkeypatch, capsys):
@@ -445,34 +447,51 @@ def test_wrong_saved_model_is_refused(run, fault, monkeypatch):
 # -------------------------------------------------------------------- what earlier exports left
 
 
-def test_exporting_one_format_keeps_what_is_still_proven_of_the_others(run):
-    assert main([str(run), "--format", "tflite"]) == 0
-    before = read_manifest(run)
-    changed = run.exports / "student.int8_dynamic.tflite"
-    changed.write_bytes(changed.read_bytes() + b"\0")
-    assert main([str(run), "--format", "onnx"]) == 0
+def test_what_is_still_proven_is_kept_and_what_changed_since_is_deleted(exported_copy):
+    run, before = exported_copy, read_manifest(exported_copy)
+    (run.exports / "student.onnx").unlink()
+    for changed in (run.exports / "student.int8_dynamic.tflite", run.exports / "saved_model" / "fingerprint.pb"):
+        changed.write_bytes(changed.read_bytes() + b"\0")
+    book = manifest.Manifest(run, artifacts.FILES)
+    assert book.removed == ["saved_model", "student.int8_dynamic.tflite"]
+    assert not (run.exports / "saved_model").exists() and (run.exports / "student.float32.tflite").exists()
+    book.add({"format": "onnx", "variant": "float32", "passed": False, "reason": "none"})
     after = read_manifest(run)
     assert list(after) == [("tflite", "float32"), ("onnx", "float32")]
     assert after["tflite", "float32"] == before["tflite", "float32"]
-    assert not changed.exists()  # nobody vouches for it
+    assert list(manifest.Manifest(run, artifacts.FILES).entries) == list(after)  # a failure is remembered too
 
 
-def test_nothing_of_an_older_student_stays(run, capsys):
-    assert main([str(run), "--format", "tflite"]) == 0
+def test_exporting_one_format_again_keeps_the_others(exported_copy):
+    before = read_manifest(exported_copy)
+    assert main([str(exported_copy), "--format", "tflite"]) == 0
+    after = read_manifest(exported_copy)
+    assert list(after) == list(before)
+    for key in (("saved_model", "float32"), ("onnx", "float32")):
+        assert after[key] == before[key]
+    assert after["tflite", "float32"]["seconds"] != before["tflite", "float32"]["seconds"]
+
+
+def test_nothing_of_an_older_student_stays(exported_copy, capsys):
+    run = exported_copy
     student = keras.models.load_model(run.student)
     student.set_weights([weight * 1.5 for weight in student.get_weights()])
     student.save(run.student)
-    assert main([str(run), "--format", "onnx"]) == 0
-    assert list(read_manifest(run)) == [("onnx", "float32")]
-    assert not list(run.exports.glob("*.tflite"))
-    assert "removed student.float32.tflite" in capsys.readouterr().out
-
-
-def test_empty_list_of_formats_exports_nothing(run, capsys):
     run.config.write_text(run.config.read_text().replace("formats:\n  - saved_model\n  - tflite\n  - onnx\n", "formats: []\n"))
     assert main([str(run)]) == 0
-    assert "nothing to export" in capsys.readouterr().out
+    assert {path.name for path in run.exports.iterdir()} == {"manifest.json", "log.txt"}
     assert json.loads(run.manifest.read_text()) == []
+    said = capsys.readouterr().out
+    assert "removed student.float32.tflite" in said and "nothing to export" in said
+
+
+@pytest.mark.parametrize(
+    "text", ("not JSON", '{"format": "onnx"}', "[3, null]", '[{"format": "onnx", "variant": "float32", "passed": true}]')
+)
+def test_damaged_manifest_vouches_for_nothing(exported_copy, text):
+    exported_copy.manifest.write_text(text)
+    book = manifest.Manifest(exported_copy, artifacts.FILES)
+    assert (book.entries, len(book.removed)) == ({}, 4)
 
 
 # -------------------------------------------------------------------- runs that contradict themselves
@@ -506,6 +525,23 @@ def test_files_that_do_not_belong_together_are_one_line_and_2(run, name, content
     assert main([str(run), "--format", "tflite"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert words in line
+
+
+@pytest.mark.parametrize("length", (2, 13))
+def test_fixed_length_that_is_none_is_one_line_and_2(run, length, capsys):
+    text = run.config.read_text().replace("length: null", f"length: {length}").replace("max_length: 12", "max_length: 16")
+    run.config.write_text(text)
+    assert main([str(run), "--format", "tflite"]) == 2
+    assert (
+        capsys.readouterr().err == f"error: export.length = {length}: must be from 3 to 12, the longest input of student.keras\n"
+    )
+
+
+def test_folder_that_cannot_be_written_is_one_line_and_2(run, capsys):
+    run.exports.write_text("a file in the way")
+    assert main([str(run), "--format", "tflite"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(run.exports) in line
 
 
 @pytest.mark.slow

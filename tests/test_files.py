@@ -59,19 +59,28 @@ def test_every_format_reads_the_same_rows(tmp_path, suffix):
 
 def test_byte_order_mark_line_ends_and_blank_lines_change_nothing(tmp_path):
     assert read(put(tmp_path, "a.csv", b"\xef\xbb\xbftext, label\r\n\r\na,x\r\n\r\nb, y \r\n")) == [("a", "x"), ("b", "y")]
-    assert read(put(tmp_path, "a.jsonl", b'\xef\xbb\xbf{"text": "a", "label": 1}\r\n\n{"label": 0, "text": "b"}')) == [("a", "1"), ("b", "0")]
+    assert read(put(tmp_path, "a.jsonl", b'\xef\xbb\xbf{"text": "a", "label": 1}\r\n\n{"label": 0, "text": "b"}')) == [
+        ("a", "1"),
+        ("b", "0"),
+    ]
 
 
 def test_columns_are_chosen_by_name_and_others_ignored(tmp_path):
     path = put(tmp_path, "a.csv", "id,second,first,class\n1,b,a,x\n2,d,c,y\n")
     reader = files.Files({"train": path}, text="first", text_pair="second", label="class")
-    assert list(reader.rows("train")) == [{"text": "a", "text_pair": "b", "label": 0}, {"text": "c", "text_pair": "d", "label": 1}]
+    assert list(reader.rows("train")) == [
+        {"text": "a", "text_pair": "b", "label": 0},
+        {"text": "c", "text_pair": "d", "label": 1},
+    ]
 
 
 def test_labels_are_sorted_and_numbers_numerically(tmp_path):
     assert files.Files({"train": put(tmp_path, "a.csv", "text,label\na,10\nb,9\nc,-1\n")}).labels == ["-1", "9", "10"]
     assert files.Files({"train": put(tmp_path, "b.csv", "text,label\na,b\nb,B\nc,a\n")}).labels == ["B", "a", "b"]
-    assert files.Files({"train": put(tmp_path, "c.jsonl", '{"text":"a","label":true}\n{"text":"b","label":false}\n')}).labels == ["false", "true"]
+    assert files.Files({"train": put(tmp_path, "c.jsonl", '{"text":"a","label":true}\n{"text":"b","label":false}\n')}).labels == [
+        "false",
+        "true",
+    ]
 
 
 def test_whole_numbers_that_pandas_made_floats_stay_whole(tmp_path):
@@ -81,7 +90,11 @@ def test_whole_numbers_that_pandas_made_floats_stay_whole(tmp_path):
 
 
 def test_given_labels_are_read_as_names_or_as_indices(tmp_path):
-    assert read(put(tmp_path, "a.csv", "text,label\na,neg\nb,1\nc,0\n"), labels=["neg", "pos"]) == [("a", "neg"), ("b", "pos"), ("c", "neg")]
+    assert read(put(tmp_path, "a.csv", "text,label\na,neg\nb,1\nc,0\n"), labels=["neg", "pos"]) == [
+        ("a", "neg"),
+        ("b", "pos"),
+        ("c", "neg"),
+    ]
 
 
 def test_numbers_are_never_indices_where_a_name_is_a_number(tmp_path):
@@ -134,20 +147,29 @@ def test_broken_csv_is_one_line_with_row_and_line(tmp_path, content, message):
         ("", "a.jsonl: is empty"),
         ("\n \n", "a.jsonl: has no rows"),
         ('{"text": "a", "label": 1}\n\n{"text": "b"\n', "a.jsonl, row 2 (line 3): not JSON at column 13"),
-        ('[{"text": "a", "label": 1}]\n', "a.jsonl, row 1: holds [{'text': 'a', 'label': 1}], not an object; write one object a line"),
+        (
+            '[{"text": "a", "label": 1}]\n',
+            "a.jsonl, row 1: holds [{'text': 'a', 'label': 1}], not an object; write one object a line",
+        ),
         ('{"text": "a"}\n', "a.jsonl, row 1: no column label; it has text; set data.columns.label"),
         ('{"text": null, "label": 1}\n', "a.jsonl, row 1: column text is null, not text"),
         ('{"text": 5, "label": 1}\n', "a.jsonl, row 1: column text holds 5, not text"),
         ('{"text": ["a"], "label": 1}\n', "a.jsonl, row 1: column text holds ['a'], not text"),
         ('{"text": "a", "label": null}\n', "a.jsonl, row 1: column label, the label, is empty"),
-        ('{"text": "a", "label": {"x": 1}}\n', "a.jsonl, row 1: column label holds {'x': 1}; a label is a name or a whole number"),
+        (
+            '{"text": "a", "label": {"x": 1}}\n',
+            "a.jsonl, row 1: column label holds {'x': 1}; a label is a name or a whole number",
+        ),
         ('{"text": "a", "label": 0.5}\n', "a.jsonl, row 1: column label holds 0.5"),
         ('{"text": "a", "label": NaN}\n', "a.jsonl, row 1: column label, the label, is empty"),
         ('{"text": "a", "text": "b", "label": 1}\n', "a.jsonl, row 1: key 'text' is there twice"),
         ('{"text": "\\ud800", "label": 1}\n', "a.jsonl, row 1: column text holds U+D800, half of a surrogate pair"),
         ("[" * 100_000 + "\n", "a.jsonl, row 1: not readable as JSON: nested too deep"),
         (b'{"text": "a", "label": 1}\n{"text": "\xff", "label": 1}\n', "a.jsonl, row 2: byte 36 is 0xFF, not UTF-8"),
-        ('{"text": "a", "label": ' + "9" * 5000 + "}\n", "a.jsonl, row 1: not readable as JSON: a number with thousands of digits"),
+        (
+            '{"text": "a", "label": ' + "9" * 5000 + "}\n",
+            "a.jsonl, row 1: not readable as JSON: a number with thousands of digits",
+        ),
     ],
 )
 def test_broken_jsonl_is_one_line_with_row_and_line(tmp_path, content, message):
@@ -195,7 +217,10 @@ def test_unknown_labels_name_file_row_list_and_nearest(tmp_path):
     reader = files.Files({"train": train, "test": test}, labels=["positive", "neg", "pos"])
     with pytest.raises(UserError) as error:
         list(reader.rows("test"))
-    assert str(error.value) == f"{test}, row 2 (line 3): label 'Postive' is not among the labels positive, neg, pos; did you mean positive?"
+    assert (
+        str(error.value)
+        == f"{test}, row 2 (line 3): label 'Postive' is not among the labels positive, neg, pos; did you mean positive?"
+    )
 
 
 @pytest.mark.parametrize("labels", [["a", "a"], ["a", ""], ["a", " b"], ["a", "b\nc"]])
@@ -207,7 +232,10 @@ def test_a_column_of_texts_is_no_label_column(tmp_path):
     path = put(tmp_path, "a.csv", "text,label\n" + "".join(f"a,text {i}\n" for i in range(1001)))
     message = problem(path)
     assert "a.csv: column label holds more than 1,000 distinct values" in message and "data.labels" in message
-    assert len(files.Files({"train": put(tmp_path, "b.csv", "text,label\n" + "".join(f"a,{i}\n" for i in range(1000)))}).labels) == 1000
+    assert (
+        len(files.Files({"train": put(tmp_path, "b.csv", "text,label\n" + "".join(f"a,{i}\n" for i in range(1000)))}).labels)
+        == 1000
+    )
 
 
 def test_a_field_or_line_without_end_is_refused_before_memory_is(tmp_path):

@@ -60,7 +60,9 @@ def test_cut_takes_every_row_once_and_about_the_fraction():
 def test_cut_is_told_with_its_numbers():
     source = Source(Rows(train=many(5000)), validation_fraction=0.2)
     cut = len(texts(source, "validation"))
-    assert source.notes[1] == f"no validation split: 20 % of train ({cut:,} of 5,000 rows) was cut out by a stable hash of the text"
+    assert (
+        source.notes[1] == f"no validation split: 20 % of train ({cut:,} of 5,000 rows) was cut out by a stable hash of the text"
+    )
 
 
 def test_cut_ignores_order_and_keeps_equal_texts_together():
@@ -93,8 +95,13 @@ def test_examples_can_be_read_again():
     ("rows", "options", "message"),
     [
         ({"train": [("x", 1), ("y", 1)], "validation": many(2)}, {}, "all rows of train have the label b"),
-        ({"train": [("x", 1), ("y", 1), ("z", 0)], "validation": many(2)}, {"limit": 2}, "first 2 rows of train have the label b"),
+        (
+            {"train": [("x", 1), ("y", 1), ("z", 0)], "validation": many(2)},
+            {"limit": 2},
+            "first 2 rows of train have the label b",
+        ),
         ({"train": [("x", 0), ("x", 1)]}, {}, "2 rows of train are too few to cut out 10 % for validation"),
+        ({"train": [], "validation": many(2)}, {}, "rows: the train split has no rows"),
         ({"train": many(9), "validation": []}, {}, "rows: the validation split has no rows"),
         ({"train": many(9), "validation": many(2), "test": []}, {}, "rows: the test split has no rows"),
         ({"train": many(9)}, {"validation_fraction": 1.0}, "data.validation_fraction = 1.0"),

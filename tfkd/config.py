@@ -118,6 +118,8 @@ class Dimensions(Section):
     dropout: Dropout = 0.1
     embedding_dropout: Dropout | None = None
     """Dropout after the embeddings; default: `dropout`."""
+    token_dropout: Dropout = 0.0
+    """Dropout of whole token vectors: keeps a model trained from scratch on little data from learning it by heart."""
     attention_dropout: Dropout | None = None
     """Dropout on attention probabilities; default: `dropout`."""
 
@@ -281,7 +283,9 @@ class _Loader(yaml.SafeLoader):
     """YAML as people write it: PyYAML alone takes `1e-3`, a number in YAML 1.2, for a string."""
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 def load(path: str | os.PathLike, overrides: list[str] | tuple[str, ...] = ()) -> Config:

@@ -51,7 +51,7 @@ def load_models(run: RunDir, config: configs.Config, labels: list[str]) -> dict:
     import keras
 
     import tfkd.models.with_head  # noqa: F401 registers the classes that the files name
-    import tfkd.tasks  # noqa: F401
+    import tfkd.tasks.table  # noqa: F401
     from tfkd.checkpoints.checkpoint import open_checkpoint
     from tfkd.teacher import build_teacher
 

@@ -1,6 +1,7 @@
 """What a person sees while work goes on: a live bar on a terminal, a line now and then elsewhere."""
 
 import contextlib
+import io
 import time
 from collections.abc import Callable, Iterator
 
@@ -23,11 +24,11 @@ class Display:
 
     def say(self, message) -> None:
         """Prints a line or any rich renderable, and logs it."""
-        self.console.print(message, highlight=False)
+        self.console.print(message, highlight=False, soft_wrap=isinstance(message, str))
         if self.log is not None:
-            with self.console.capture() as capture:
-                self.console.print(message, highlight=False)
-            self.log(rich.text.Text.from_ansi(capture.get()).plain.rstrip())
+            plain = rich.console.Console(file=io.StringIO(), width=130)
+            plain.print(message, highlight=False)
+            self.log(plain.file.getvalue().rstrip())
 
     @contextlib.contextmanager
     def bar(self, title: str, total: int | None) -> Iterator[Callable[..., None]]:

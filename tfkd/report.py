@@ -139,7 +139,7 @@ def read_report(run: RunDir) -> dict:
     if not absent:
         absent = next((role for role in ("teacher", "student") if words.model(report, role) is None), None)
     if absent:
-        raise UserError(f"{run.report_json}: {absent} is missing; evaluate the run again: python -m tfkd.evaluate {run}")
+        raise UserError(f"{run.report_json}: {absent} is missing; train it again, or go on with --resume")
     return report
 
 
@@ -172,7 +172,7 @@ _EXPORT_COLUMNS = ["format", "variant", "size", "largest\ndifference", "agreemen
 
 def table(report: dict, manifest: list[dict] | None = None) -> RenderableType:
     """The run on a terminal: its models, what distillation was worth, and the exports where there are any."""
-    models = _grid(f"{report['dataset'].get('name', report['task'])}: {report['examples']:,} test examples", _MODEL_COLUMNS, 1)
+    models = _grid(f"{report['dataset'].get('name', report['task'])}: {words.measured_on(report)}", _MODEL_COLUMNS, 1)
     _add_models(models, report)
     parts = [models, Text(words.verdict(report)), Text(_short(report))]
     if manifest:
@@ -258,10 +258,10 @@ def main(arguments: list[str] | None = None) -> int:
         for run in runs.values():
             console.print(Text(f"wrote {run.report_html}", "dim"), soft_wrap=True)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"tfkd.report: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"tfkd.report: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
     return 0
 

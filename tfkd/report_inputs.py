@@ -27,9 +27,9 @@ def predictions(run: RunDir, roles: list[str], examples: int, classes: int) -> t
         UserError: it is missing or broken, or is not of `examples` rows and `classes` columns.
     """
     run.require(run.predictions)
-    again = f"evaluate the run again: python -m tfkd.evaluate {run}"
+    again = "train it again, or go on with --resume"
     try:
-        with np.load(run.predictions, allow_pickle=False) as arrays:
+        with open(run.predictions, "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             labels = arrays["labels"]
             logits = {role: arrays[role] for role in ROLES if role in roles}
     except (KeyError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
@@ -75,7 +75,7 @@ def examples(path: pathlib.Path, rows: int) -> dict[int, list[str]]:
             line = json.loads(text)
             row, texts = int(line["row"]), [str(line[key]) for key in ("text", "text_pair") if line.get(key) is not None]
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-            raise UserError(f"{path}: line {number} is not an example with row and text; evaluate the run again") from None
+            raise UserError(f"{path}: line {number} is not an example with row and text; train the run again") from None
         if 0 <= row < rows:
             found[row] = texts
     return found

@@ -17,7 +17,7 @@ MOST_CLASSES = 12  # in the short table, where there are more than are drawn
 MOST_CONFUSIONS = 15
 MOST_EXAMPLES = 8  # of each kind of disagreement
 LONGEST_TEXT = 400  # characters
-_BOOKKEEPING = {"role", "epoch", "step", "seconds", "learning_rate", "examples_per_second"}
+_BOOKKEEPING = ("role", "epoch", "step", "seconds", "learning_rate")  # and whatever is counted `_per_second`
 
 
 def page(run: RunDir, report: dict, manifest: list[dict] | None) -> str:
@@ -105,7 +105,8 @@ def _losses(history: dict[str, list[dict]]) -> list[dict]:
     for role, lines in history.items():
         for line, epoch in zip(lines, _positions(lines), strict=True):
             for key, value in line.items():
-                if key in _BOOKKEEPING or isinstance(value, bool) or not isinstance(value, int | float | None):
+                counted = key in _BOOKKEEPING or key.endswith("_per_second")
+                if counted or isinstance(value, bool) or not isinstance(value, int | float | None):
                     continue
                 parts = series.setdefault(key.removeprefix("val_"), ({}, {}))
                 epochs, values = parts[key.startswith("val_")].setdefault(role, ([], []))
@@ -137,8 +138,8 @@ def _positions(lines: list[dict]) -> list[float]:
 def _confusion_matrices(labels: np.ndarray, logits: dict[str, np.ndarray], names: list[str]) -> dict[str, str]:
     pictures = {}
     for role, array in logits.items():
-        counts, words_for_it = metrics.confusion(array, labels), f"confusion matrix of the {role}"
-        pictures[role] = plots.picture(plots.heat, counts, names, role, name=f"confusion-{role}", alt=words_for_it, height=4.0)
+        counts, alt = metrics.confusion(array, labels), f"confusion matrix of the {role}"
+        pictures[role] = plots.picture(plots.heat, counts, names, role, name=f"confusion-{role}", alt=alt, height=4.0)
     return pictures
 
 
@@ -177,9 +178,9 @@ def _roc(labels: np.ndarray, logits: dict[str, np.ndarray], names: list[str]) ->
 def _reliability(labels: np.ndarray, logits: dict[str, np.ndarray]) -> dict[str, str]:
     pictures = {}
     for role, array in logits.items():
-        bins, words_for_it = metrics.calibration_bins(array, labels), f"accuracy against confidence of the {role}"
+        bins, alt = metrics.calibration_bins(array, labels), f"accuracy against confidence of the {role}"
         size = {"width": 3.4, "height": 3.2}
-        pictures[role] = plots.picture(plots.reliability, bins, role, name=f"reliability-{role}", alt=words_for_it, **size)
+        pictures[role] = plots.picture(plots.reliability, bins, role, name=f"reliability-{role}", alt=alt, **size)
     return pictures
 
 

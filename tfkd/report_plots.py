@@ -93,7 +93,7 @@ def _attribute(key: str, value: str, name: str) -> str:
         return f"{name}-{value}"
     value = value.replace("url(#", f"url(#{name}-") if key != "href" else value.replace("#", f"#{name}-", 1)
     if key == "style":
-        value = re.sub(r"font-family: [^;]*; ", "", value)
+        value = re.sub(r"font-family: [^;]*;? ?", "", value)
         for color, variable in _VARIABLES.items():
             value = value.replace(color, f"var(--{variable})")
     if key == "d":

@@ -5,7 +5,7 @@ MISSING = "–"
 FEW_EXAMPLES = 30  # below this a bootstrap interval is far too narrow to be worth a sentence
 
 SEED_NOTE = (
-    "The interval covers which test examples happened to be drawn. Each model was trained once; another seed would move "
+    "The interval covers which examples happened to be drawn. Each model was trained once; another seed would move "
     "the numbers too."
 )
 
@@ -36,7 +36,7 @@ def amount(number: float | None) -> str:
     if number is None:
         return MISSING
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(number) >= 0.9995 * size:
+        if abs(number) >= 0.99995 * size:
             return f"{number / size:.1f} {unit}"
     return f"{number:,}"
 
@@ -69,8 +69,14 @@ def model(report: dict, role: str) -> dict | None:
     return next((entry for entry in report["models"] if entry["role"] == role), None)
 
 
+def measured_on(report: dict) -> str:
+    """`2,700 test examples`, or validation examples where the data have no test split."""
+    number = report["examples"]
+    return f"{number:,} {report['dataset'].get('measured_on', 'test')} example{'s' * (number != 1)}"
+
+
 def verdict(report: dict) -> str:
-    """One sentence: what distillation was worth, and whether the test examples suffice to say so."""
+    """One sentence: what distillation was worth, and whether the examples suffice to say so."""
     against = report.get("student_minus_baseline")
     if against is None:
         return "No baseline was trained, so this run cannot say what distillation was worth."
@@ -80,7 +86,7 @@ def verdict(report: dict) -> str:
     place = f"{points(abs(gap)).lstrip('+')} points {'above' if gap > 0 else 'below'}" if gap else "level with"
     finding = f"the student is {place} the same student trained without the teacher"
     if report["examples"] < FEW_EXAMPLES:
-        return f"Nothing can be said from {report['examples']} test example{'s' * (report['examples'] != 1)}: {finding}."
+        return f"Nothing can be said from {measured_on(report)}: {finding}."
     if low > 0:
         return f"Distillation helped: {finding}, and the 95 % interval, {bounds}, excludes 0."
     if high < 0:

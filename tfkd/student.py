@@ -15,12 +15,8 @@ def uniform_layers(teacher_layers: int, student_layers: int) -> list[int]:
     return [int(i) for i in np.linspace(0, teacher_layers - 1, student_layers).round()]
 
 
-def from_layers(teacher: TransformerWithHead, layers: int | list[int]) -> TransformerWithHead:
-    """A student of some of the teacher's layers, with its embeddings and its head, weights copied (Sanh et al. 2019, section 3).
-
-    Arguments:
-        teacher: the model to copy from.
-        layers: how many, spread by `uniform_layers`, or which, from 0.
+def choose_layers(teacher: TransformerWithHead, layers: int | list[int]) -> list[int]:
+    """The teacher's layers to copy, from 0: as many, spread by `uniform_layers`, or those given.
 
     Raises:
         UserError: the teacher has no such layer, or is not one of our encoders.
@@ -28,9 +24,21 @@ def from_layers(teacher: TransformerWithHead, layers: int | list[int]) -> Transf
     if not isinstance(teacher, TransformerWithHead):
         raise UserError(f"student.layers needs a teacher made of encoder layers; {teacher.name} is a {type(teacher).__name__}")
     available = len(teacher.encoder.blocks)
-    chosen = uniform_layers(available, layers) if isinstance(layers, int) else list(layers)
-    if chosen[-1] >= available:
-        raise UserError(f"student.layers = {chosen}: the teacher's {available} layers are numbered 0 to {available - 1}")
+    if isinstance(layers, int):
+        return uniform_layers(available, layers)
+    if layers[-1] >= available:
+        raise UserError(f"student.layers = {layers}: the teacher's {available} layers are numbered 0 to {available - 1}")
+    return list(layers)
+
+
+def from_layers(teacher: TransformerWithHead, layers: int | list[int]) -> TransformerWithHead:
+    """A student of some of the teacher's layers, with its embeddings and its head, weights copied (Sanh et al. 2019, section 3).
+
+    Arguments:
+        teacher: the model to copy from.
+        layers: how many, or which, as in `choose_layers`.
+    """
+    chosen = choose_layers(teacher, layers)
     encoder = TransformerEncoder(**teacher.encoder.config | {"layers": len(chosen)}, name="encoder")
     student = TransformerWithHead(encoder, type(teacher.head).from_config(teacher.head.get_config()), name="student")
     copy_weights(encoder.embedding, teacher.encoder.embedding)

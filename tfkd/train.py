@@ -35,11 +35,12 @@ EXAMPLES_KEPT = 2000
 def train(config: Config, run: RunDir, display: Display, resume: bool) -> int:
     """Runs the whole pipeline into `run`. Returns the exit code of the export, 0 where nothing is exported."""
     import keras
+    import numpy as np
 
     from tfkd import report, strategy
     from tfkd.data import pipeline, prepare, sources, tokenizer as tokenizers
     from tfkd.evaluate import parameters, predict
-    from tfkd.tasks import TASKS
+    from tfkd.tasks.table import TASKS
 
     seconds = Stopwatch()
     task = TASKS[config.task]()
@@ -66,7 +67,9 @@ def train(config: Config, run: RunDir, display: Display, resume: bool) -> int:
         pairs = config.data.columns.text_pair is not None
         stores = prepare.prepare(source, tokenizer, config.data.max_length, pairs, cache_root(), update)
     measured = "test" if "test" in stores else "validation"
-    buckets = config.data.buckets or pipeline.choose_buckets(stores["train"].lengths, config.data.max_length)
+    buckets = config.data.buckets or pipeline.choose_buckets(
+        np.concatenate([store.lengths for store in stores.values()]), config.data.max_length
+    )
     write_inputs(run, config, source.labels, tokenizer, stores[measured], pairs)
     seconds.lap("data")
 
@@ -79,7 +82,9 @@ def train(config: Config, run: RunDir, display: Display, resume: bool) -> int:
         teacher = make_teacher(config, checkpoint, source.labels, tokenizer.vocabulary_size, task)
         student = make_student(config, teacher, tokenizer.vocabulary_size, task)
     teacher_training = config.teacher.finetune or config.teacher.train
-    show_plan(display, config, run, source, stores, buckets, strategy.describe(devices), teacher, student, teacher_training)
+    teacher_name = None if checkpoint is None else checkpoint.name
+    described = strategy.describe(devices)
+    show_plan(display, config, run, source, stores, buckets, described, teacher, student, teacher_training, teacher_name)
     if teacher_training is not None:
         key = teacher_key(config, prepare.prepared_key(source, tokenizer, config.data.max_length, pairs), buckets)
         kept = cache_root() / "teachers" / key / "model.keras"
@@ -152,7 +157,7 @@ def train(config: Config, run: RunDir, display: Display, resume: bool) -> int:
     write_json(run.report_json, result)
     report.write_html(run)
     remove(run.checkpoints)
-    display.say(report.table(result, manifest))
+    display.say(report.table(result))  # the export has shown its own
     display.say(f"Done in {clock(sum(seconds.laps.values()))}. Report: {run.report_html}")
     return code
 
@@ -348,7 +353,7 @@ def model_files(run: RunDir) -> dict[str, pathlib.Path]:
 
 
 def show_plan(
-    display, config: Config, run: RunDir, source, stores, buckets, devices: str, teacher, student, teacher_training
+    display, config: Config, run: RunDir, source, stores, buckets, devices: str, teacher, student, teacher_training, teacher_name
 ) -> None:
     """Prints what will be done, before it is done."""
     import numpy as np
@@ -356,10 +361,12 @@ def show_plan(
     import rich.table
 
     from tfkd.evaluate import parameters
+    from tfkd.student import choose_layers
 
     def trained(training: Training) -> str:
         steps = -(-len(stores["train"]) // training.batch_size) * training.epochs
-        return f"{training.epochs} epochs of {len(stores['train']):,} examples, batch {training.batch_size}: {steps:,} steps"
+        epochs = "1 epoch" if training.epochs == 1 else f"{training.epochs} epochs"
+        return f"{epochs} of {len(stores['train']):,} examples, batch {training.batch_size}: {steps:,} steps"
 
     def shape(model) -> str:
         size = model.encoder.config
@@ -374,10 +381,12 @@ def show_plan(
     if config.teacher.checkpoint is None:
         origin = "from scratch, "
     else:
-        origin = f"{pathlib.Path(config.teacher.checkpoint).name}, " + (
+        origin = f"{teacher_name}, " + (
             "fine-tuned first, " if teacher_training else "as it is, "
         )
-    copied = "" if config.student.layers is None else f"layers {config.student.layers} of the teacher, "
+    copied = ""
+    if config.student.layers is not None:
+        copied = f"teacher's layers {', '.join(map(str, choose_layers(teacher, config.student.layers)))}, "
     ratio = parameters(teacher) / parameters(student)
     plan = rich.table.Table(title=f"Plan: {config.name}", box=rich.box.SIMPLE_HEAD, show_header=False, title_justify="left")
     plan.add_column(style="bold")
@@ -463,6 +472,8 @@ def main(arguments: list[str] | None = None) -> int:
     """The program. Exit codes: 0 done, 1 something failed inside or an export did not pass, 2 a user's mistake, 130 Ctrl-C."""
     options = _parser().parse_args(arguments)
     console = rich.console.Console()
+    if not console.is_terminal:
+        console = rich.console.Console(width=120)  # a log file has no width of its own
     errors = rich.console.Console(stderr=True, soft_wrap=True)
     run = None
     try:
@@ -473,6 +484,7 @@ def main(arguments: list[str] | None = None) -> int:
         write_text(run.config, configs.dump(config))
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         log = open_log(run)
+        quiet_libraries(run)
         return train(config, run, Display(console, log.info), options.resume)
     except UserError as error:
         errors.print(f"tfkd: {error}", style="bold red", highlight=False, markup=False)
@@ -514,6 +526,14 @@ def open_log(run: RunDir) -> logging.Logger:
     logger = logging.getLogger("tfkd")
     logger.setLevel(logging.INFO)
     return logger
+
+
+def quiet_libraries(run: RunDir) -> None:
+    """Sends what compiled libraries write on standard error to the run's log; Python's own messages still reach the person."""
+    person = os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1)
+    with open(run.log, "ab") as log:
+        os.dup2(log.fileno(), sys.stderr.fileno())
+    sys.stderr = person
 
 
 if __name__ == "__main__":

@@ -63,6 +63,13 @@ class Fields:
         """The object under `key`, empty where absent."""
         return Fields(self.get(key, {}), self.file)
 
+    def items(self, key: str) -> list:
+        """The list under `key`, empty where absent."""
+        value = self.get(key, [])
+        if not isinstance(value, list):
+            self.refuse(key, "must be a list")
+        return value
+
     def count(self, key: str, default: int | None = None) -> int:
         """A whole number above 0."""
         value = self.get(key, default)

@@ -145,8 +145,7 @@ def _head(config: Fields, classes: int) -> dict:
 
 def _labels(config: Fields) -> list[str] | None:
     """Label names in class order; None where the architecture has no text classifier."""
-    architectures = config.get("architectures", [])
-    if not isinstance(architectures, list) or not str(next(iter(architectures), "")).endswith("ForSequenceClassification"):
+    if not str(next(iter(config.items("architectures")), "")).endswith("ForSequenceClassification"):
         return None
     names = config.fields("id2label").values
     if not names:  # what Hugging Face takes an absent table to mean
@@ -174,9 +173,9 @@ def _pieces(folder: pathlib.Path) -> tuple[list[str], pathlib.Path]:
     if (folder / "vocab.txt").exists() or not file.exists():
         return read_vocabulary(folder / "vocab.txt"), folder / "vocab.txt"
     ids = dict(model.fields("vocab").values)
-    for token in tokenizer.get("added_tokens", []):
+    for token in tokenizer.items("added_tokens"):
         added = Fields(token, file)
-        ids[added.get("content")] = added.get("id")
+        ids[str(added.get("content"))] = added.get("id")
     if sorted(ids.values(), key=str) != sorted(range(len(ids)), key=str):
         raise UserError(f"{file}: the ids of its {len(ids)} pieces are not 0 to {len(ids) - 1}")
     return sorted(ids, key=ids.get), file

@@ -102,7 +102,7 @@ def weights(folder: pathlib.Path, description: Description) -> "Weights":
     model = keras_hub.models.BertBackbone if description.head is None else keras_hub.models.BertTextClassifier
     options = {} if description.head is None else {"preprocessor": None}
     try:
-        loaded = model.from_preset(str(folder), dtype="float32", **options)
+        loaded = model.from_preset(str(folder.resolve()), dtype="float32", **options)
     except Exception as error:  # Keras, h5py and the file system share no base class
         raise UserError(f"{folder}: KerasHub cannot load it ({_first_line(error)})") from None
     return Weights(loaded, folder)

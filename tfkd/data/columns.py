@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from tfkd.errors import UserError
 
 MOST_LABELS = 1000
-_INTEGER = re.compile(r"[+-]?\d+\Z", re.ASCII)
+_INTEGER = re.compile(r"-?\d{1,18}\Z", re.ASCII)  # more digits are a name: int() refuses thousands of them
 
 
 class TooManyLabels(UserError):

@@ -4,7 +4,6 @@ Everybody who can run tfkd has these data already, so that a first run needs no 
 """
 
 import ast
-import contextlib
 import gc
 import hashlib
 import importlib.metadata
@@ -22,15 +21,15 @@ from tfkd import run_dir
 from tfkd.errors import UserError
 
 PACKAGES = ("huggingface_hub", "keras", "keras_hub", "numpy", "python", "tensorflow", "tensorflow_datasets")
-RULE = 1  # of what a sentence is and which are left out; a new rule makes old caches unread
+RULE = 2  # of what a sentence is and which are left out; a new rule makes old caches unread
 SHORTEST = 25  # characters; shorter sentences ("Returns the name.") say nothing about where they came from
 _LEFT_OUT = {"test", "tests", "testdata", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 _TEST_FILE = re.compile(r"(test_.*|.*_test|conftest)\.py\Z")
 _BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
 _SENTENCE_END = re.compile(r"[.!?](?=\s|\Z)")
 _ABBREVIATION = re.compile(
-    r"(?:(?i:\b(?:e\.g|i\.e|a\.k\.a|w\.r\.t|etc|cf|vs|viz|resp|approx|incl|et\s+al|figs?|eqs?|sec|refs?|dr|mrs?|prof|inc))"
-    r"|(?<![\w`])[A-Z])\.\Z"
+    r"\b(?:e\.g|i\.e|a\.k\.a|w\.r\.t|etc|cf|vs|viz|resp|approx|incl|et\s+al|figs?|eqs?|sec|refs?|dr|mrs?|prof|inc)\.\Z",
+    re.IGNORECASE,
 )
 
 
@@ -45,7 +44,7 @@ class Docstrings:
         labels: the packages found, sorted.
         splits: `("train", "validation", "test")`: 80, 10 and 10 % by a stable hash of the sentence.
         provenance: package -> version.
-        key: hex digest of the versions and of every sentence.
+        key: hex digest of every sentence and its label.
     """
 
     name = "docstrings"
@@ -60,39 +59,34 @@ class Docstrings:
             raise UserError(f"data.builtin docstrings: only {self.labels[0]} is installed; two packages at least are needed")
         header = {"rule": RULE, "interpreter": platform.python_version(), "versions": self.provenance}
         name = f"docstrings-{hashlib.sha256(json.dumps(header).encode()).hexdigest()[:16]}.jsonl"
-        self._path = _cache_dir(cache_dir) / name
-        self._lines: list[str] | None = None  # only where the cache cannot be written
-        self.unparsed, self.key = _read_header(self._path)
-        if self.key is None:
-            self._parse(roots, progress)
-        if self.unparsed:
-            self.notes.append(f"{self.unparsed:,} source files could not be parsed and were left out")
+        path = _cache_dir(cache_dir) / name
+        cached = _read_cache(path)
+        if cached is None:
+            cached = self._parse({package: folders for package, folders in roots.items() if folders}, path, progress)
+        self._lines, self.key, unparsed = cached
+        if unparsed:
+            self.notes.append(f"{unparsed:,} source files could not be parsed and were left out")
 
-    def _parse(self, roots: dict[str, list[pathlib.Path]], progress: Callable[[int, int], None] | None) -> None:
-        """Parses the packages and writes the cache; where that fails the examples stay in memory, and a note says so."""
-        examples, self.unparsed = parse({package: folders for package, folders in roots.items() if folders}, progress)
-        lines = [json.dumps({"text": text, "label": package}, ensure_ascii=False) for text, package in examples]
-        body = "".join(line + "\n" for line in lines)
-        self.key = hashlib.sha256(body.encode()).hexdigest()
-        header = json.dumps({"sha256": self.key, "unparsed": self.unparsed})
+    def _parse(
+        self, roots: dict[str, list[pathlib.Path]], path: pathlib.Path, progress: Callable[[int, int], None] | None
+    ) -> tuple[list[str], str, int]:
+        """Parses the packages and writes the cache; what `_read_cache` will answer. A note says where it cannot be written."""
+        examples, unparsed = parse(roots, progress)
+        body = "".join(json.dumps({"text": text, "label": label}, ensure_ascii=False) + "\n" for text, label in examples)
+        key = hashlib.sha256(body.encode()).hexdigest()
         try:
-            run_dir.write_text(self._path, f"{header}\n{body}")
+            run_dir.write_text(path, json.dumps({"sha256": key, "unparsed": unparsed}) + "\n" + body)
         except OSError as error:
-            self._lines = lines
-            self.notes.append(f"{self._path.parent}: cannot be written ({error.strerror}): the next run parses again; set TFKD_CACHE")
+            self.notes.append(f"{path.parent}: cannot be written ({error.strerror}): every run parses again; set TFKD_CACHE")
+        return body.split("\n")[:-1], key, unparsed
 
     def rows(self, split: str) -> Iterator[dict]:
         """Yields `{"text", "label"}` of a split, in an order that mixes the packages and is the same everywhere."""
         classes = {package: index for index, package in enumerate(self.labels)}
-        with contextlib.ExitStack() as stack:
-            lines = self._lines
-            if lines is None:
-                lines = stack.enter_context(open(self._path, encoding="utf-8", newline="\n"))
-                next(lines)  # the header
-            for line in lines:
-                row = json.loads(line)
-                if split_of(row["text"]) == split:
-                    yield {"text": row["text"], "label": classes[row["label"]]}
+        for line in self._lines:
+            row = json.loads(line)
+            if split_of(row["text"]) == split:
+                yield {"text": row["text"], "label": classes[row["label"]]}
 
 
 def split_of(sentence: str) -> str:
@@ -179,7 +173,8 @@ def _documented(tree: ast.Module) -> Iterator[ast.AST]:
 def first_sentence(docstring: str) -> str:
     """The text up to the first `.`, `?` or `!` before white space, or up to a blank line; white space becomes single spaces.
 
-    The periods of "e.g.", "et al.", "J. Smith" and the like do not count.
+    The periods of "e.g.", "et al." and the like do not count. Those of initials do: here "of X and Y. Return" is commoner than
+    "J. Smith".
     """
     paragraph = " ".join(_BLANK_LINE.split(docstring.strip(), maxsplit=1)[0].split())
     for end in _SENTENCE_END.finditer(paragraph):
@@ -222,13 +217,16 @@ def _cache_dir(cache_dir: str | os.PathLike | None) -> pathlib.Path:
     return pathlib.Path(cache_dir or os.environ.get("TFKD_CACHE") or os.path.expanduser("~/.cache/tfkd"))
 
 
-def _read_header(path: pathlib.Path) -> tuple[int, str | None]:
-    """Unparsed files and key of a cache, (0, None) where there is none or it is not what was written."""
+def _read_cache(path: pathlib.Path) -> tuple[list[str], str, int] | None:
+    """Lines, key and number of unparsed files of a cache, None where there is none or it is not what was written.
+
+    All of it stays in memory: 3 MB, whatever a run does with it.
+    """
     try:
         header, _, body = path.read_bytes().partition(b"\n")
         known = json.loads(header)
         if known["sha256"] == hashlib.sha256(body).hexdigest():
-            return int(known["unparsed"]), known["sha256"]
+            return body.decode().split("\n")[:-1], known["sha256"], int(known["unparsed"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    return 0, None
+    return None

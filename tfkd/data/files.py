@@ -69,7 +69,7 @@ class Files:
         self.key = hashlib.sha256(json.dumps(rule, sort_keys=True).encode()).hexdigest()
 
     def rows(self, split: str) -> Iterator[dict]:
-        """Yields `{"text", "text_pair" where named, "label"}` in the order of the file. Raises `UserError` at a row it cannot use."""
+        """Yields `{"text", "text_pair" where named, "label"}` in file order. Raises `UserError` at a row it cannot use."""
         named = {key: column for key, column in self._columns.items() if column is not None}
         return _read(self._paths[split], named, functools.partial(self._example, list(named), list(named.values())))
 
@@ -167,7 +167,9 @@ def _lines(stream) -> Iterator[str]:
         try:
             yield raw.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise UserError(f"byte {before + error.start:,} is 0x{raw[error.start]:02X}, not UTF-8; save the file as UTF-8") from None
+            raise UserError(
+                f"byte {before + error.start:,} is 0x{raw[error.start]:02X}, not UTF-8; save the file as UTF-8"
+            ) from None
         before += len(raw)
 
 
@@ -195,10 +197,8 @@ def _read_csv(path: pathlib.Path, named: dict[str, str], delimiter: str = ",") -
                 continue
             row += 1
             if len(cells) != len(header):
-                held = "comma" if delimiter == "," else "tab"
-                raise UserError(
-                    f"{_place(path, row, line)}: {len(cells)} fields, but the header has {len(header)}; quote fields that hold a {held}"
-                )
+                fix = f"quote fields that hold a {'comma' if delimiter == ',' else 'tab'}"
+                raise UserError(f"{_place(path, row, line)}: {len(cells)} fields, but the header has {len(header)}; {fix}")
             yield row, line, [cells[position] for position in positions]
     if header is None:
         raise UserError(f"{path}: is empty")

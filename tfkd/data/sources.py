@@ -7,7 +7,9 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from tfkd.data import docstrings, files, tfds
+from tfkd.data.docstrings import Docstrings
+from tfkd.data.files import Files
+from tfkd.data.tfds import Tfds
 from tfkd.errors import UserError
 
 
@@ -59,10 +61,10 @@ class Source:
         self.key = hashlib.sha256(json.dumps(rule, sort_keys=True).encode()).hexdigest()
         if self._cut:
             self._tell_cut()
-        for split in self.splits:
+        self._require_classes()
+        for split in self.splits[1:]:
             if next(self.examples(split), None) is None:
                 raise UserError(f"{self.name}: the {split} split has no rows")
-        self._require_classes()
 
     def examples(self, split: str) -> Iterator[dict]:
         """Yields `{"text": str, "text_pair": str (pairs only), "label": int}`, always in the same order.
@@ -100,14 +102,16 @@ class Source:
             classes.add(row["label"])
             if len(classes) > 1:
                 return
-        only = self.labels[classes.pop()]
-        where = f"{self.name}: all rows of train" if self._limit is None else f"{self.name}: the first {self._limit:,} rows of train"
-        fix = "a classifier needs two classes at least" if self._limit is None else "raise data.limit or shuffle the rows"
-        raise UserError(f"{where} have the label {only}; {fix}")
+        if not classes:
+            raise UserError(f"{self.name}: the train split has no rows")
+        rows, fix = "all rows of train", "a classifier needs two classes at least"
+        if self._limit is not None:
+            rows, fix = f"the first {self._limit:,} rows of train", "raise data.limit or shuffle the rows"
+        raise UserError(f"{self.name}: {rows} have the label {self.labels[classes.pop()]}; {fix}")
 
 
 def in_cut(text: str, fraction: float) -> bool:
-    """Whether a text of train goes to validation: by its hash alone, so that equal texts stay together, in any order, anywhere."""
+    """Whether a text of train goes to validation: by its hash alone, so that equal texts stay together, in any order."""
     digest = hashlib.blake2b(text.encode(), digest_size=8, person=b"validation").digest()
     return int.from_bytes(digest) < fraction * 2**64
 
@@ -150,22 +154,18 @@ def open_source(
     Raises:
         UserError: nothing or several are named, or the data cannot be used; one line says where and why.
     """
+    given = [name for name, value in (("builtin", builtin), ("tfds", tfds), ("files", files)) if value]
+    if len(given) != 1:
+        raise UserError(f"give exactly one of data.builtin, data.tfds and data.files, not {', '.join(given) or 'none'}")
     columns = {"text": text, "text_pair": text_pair, "label": label}
-    reader = _reader(builtin, tfds, files, data_dir, download, splits, columns, labels, cache_dir, progress)
+    if tfds:
+        reader = Tfds(tfds, data_dir=data_dir, download=download, splits=splits, labels=labels, **columns)
+    elif files:
+        reader = Files(files, labels=labels, **columns)
+    elif builtin != "docstrings":
+        raise UserError(f"data.builtin = {builtin}: the one built-in data set is docstrings")
+    elif labels is not None or columns != {"text": "text", "text_pair": None, "label": "label"}:
+        raise UserError("data.builtin docstrings has its own labels and columns; leave data.labels and data.columns out")
+    else:
+        reader = Docstrings(cache_dir, progress)
     return Source(reader, validation_fraction, limit)
-
-
-def _reader(builtin, tfds_name, paths, data_dir, download, splits, columns, labels, cache_dir, progress) -> Reader:
-    given = {"builtin": builtin, "tfds": tfds_name, "files": paths}
-    named = [name for name, value in given.items() if value]
-    if len(named) != 1:
-        raise UserError(f"give exactly one of data.builtin, data.tfds and data.files, not {', '.join(named) or 'none'}")
-    if builtin:
-        if builtin != "docstrings":
-            raise UserError(f"data.builtin = {builtin}: the one built-in data set is docstrings")
-        if labels is not None or columns != {"text": "text", "text_pair": None, "label": "label"}:
-            raise UserError("data.builtin docstrings has its own labels and columns; leave data.labels and data.columns out")
-        return docstrings.Docstrings(cache_dir, progress)
-    if tfds_name:
-        return tfds.Tfds(tfds_name, data_dir=data_dir, download=download, splits=splits, labels=labels, **columns)
-    return files.Files(paths, labels=labels, **columns)

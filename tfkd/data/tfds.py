@@ -12,6 +12,7 @@ from tfkd.data import columns
 from tfkd.errors import UserError
 
 _OWN = {"train": ("train",), "validation": ("validation", "dev", "valid"), "test": ("test",)}  # names that data sets give theirs
+_CONSTRUCTING = re.compile(r'Failed to construct dataset .*?}": ')
 _COMMUNITY = re.compile(r"[^:/]+:(?!\d)")  # `huggingface:glue`, but not `glue:2.0.0`
 
 
@@ -125,7 +126,7 @@ class Tfds:
             kind = _kind(features[column])
             if key != "label" and kind != "text":
                 raise UserError(f"{self.name}: column {column} holds {kind}, not text; set data.columns.{key}")
-            if key == "label" and kind not in ("text", "class", "whole number", "bool"):
+            if key == "label" and kind not in ("text", "classes", "whole numbers", "booleans"):
                 raise UserError(f"{self.name}: column {column} holds {kind}, not a class; set data.columns.label")
 
     def _own_splits(self, asked: dict[str, str]) -> dict[str, str]:
@@ -143,7 +144,7 @@ class Tfds:
         return columns.listed(f"{name} ({info.num_examples:,})" for name, info in self._builder.info.splits.items())
 
     def _files(self, split: str) -> list[tuple[str, int, int, int]]:
-        """(name, bytes, first row, row after the last) of each file that a split reads. Raises `UserError` for a bad expression."""
+        """(name, bytes, first row, row after the last) of each file of a split. Raises `UserError` for a bad expression."""
         expression = self._expressions[split]
         try:
             instructions = self._builder.info.splits[expression].file_instructions
@@ -164,15 +165,17 @@ class Tfds:
         """Label names, their classes, and for a ClassLabel the name of each of its numbers."""
         column = self._columns["label"]
         feature = self._builder.info.features[column]
-        if _kind(feature) != "class":
+        if _kind(feature) != "classes":
             names = given if given is not None else self._find_labels()
             return list(names), columns.Labels(names), None
-        own = list(feature.names)
+        own = [name.strip() for name in feature.names]
         if given is None or sorted(given) == sorted(own):
             return list(given or own), columns.Labels(given or own), own
         strange = [name for name in given if name not in own]
         if len(strange) < len(given) or len(given) != len(own):
-            raise UserError(f"data.labels = {columns.listed(given)}: the {len(own)} labels of {self.name} are {columns.listed(own)}")
+            raise UserError(
+                f"data.labels = {columns.listed(given)}: the {len(own)} labels of {self.name} are {columns.listed(own)}"
+            )
         return list(given), columns.Labels(given), list(given)
 
     def _find_labels(self) -> list[str]:
@@ -207,7 +210,7 @@ def _prepared(name: str, data_dir: str | os.PathLike | None, download: bool):
         fix = f"did you mean {near[0]}?" if near else "`tfds.list_builders()` lists those there are"
         raise UserError(f"data.tfds = {name}: no such data set; {fix}") from None
     except Exception as error:  # whatever a builder's constructor raises: its version, its arguments, a broken folder
-        raise UserError(f"data.tfds = {name}: {_first_line(error).split('}: ')[-1]}") from error
+        raise UserError(f"data.tfds = {name}: {_CONSTRUCTING.sub('', _first_line(error))}") from error
     if builder.info.splits:
         return builder
     if not download:
@@ -230,22 +233,24 @@ def _require_configuration(name: str) -> None:
     known = list(tfds.builder_cls(data_set).builder_configs)
     if known and configuration.split("/")[0] not in known:
         near = columns.nearest(configuration, known)
-        raise UserError(f"data.tfds = {name}: {data_set} has no configuration {configuration}; it has {columns.listed(known)}{near}")
+        raise UserError(
+            f"data.tfds = {name}: {data_set} has no configuration {configuration}; it has {columns.listed(known)}{near}"
+        )
 
 
 def _kind(feature) -> str:
-    """What a feature holds, in one word or two: `text`, `class`, `whole number`, `bool`, or its type."""
+    """What a feature holds, in a word or two: `text`, `classes`, `whole numbers`, `booleans`, or its type."""
     import tensorflow_datasets as tfds
 
     if isinstance(feature, tfds.features.ClassLabel):
-        return "class"
+        return "classes"
     if isinstance(feature, tfds.features.Tensor) and feature.shape == ():
         kind = feature.np_dtype.__name__ if isinstance(feature.np_dtype, type) else str(feature.np_dtype)
         if kind in ("object_", "str_", "bytes_", "object"):
             return "text"
         if kind in ("bool", "bool_"):
-            return "bool"
-        return "whole number" if "int" in kind else f"{kind} numbers"
+            return "booleans"
+        return "whole numbers" if "int" in kind else f"{kind} numbers"
     return f"a feature of type {type(feature).__name__}"
 
 

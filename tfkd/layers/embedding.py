@@ -18,6 +18,7 @@ class TokenEmbedding(keras.layers.Layer):
         normalize: whether layer normalization follows the sum (post-norm encoders do it).
         epsilon: of the layer normalization.
         dropout: share of values dropped in training.
+        token_dropout: share of whole token vectors dropped in training (word dropout, Iyyer et al. 2015, section 2.2).
         initializer_range: standard deviation of the tables' truncated normal start.
     """
 
@@ -31,6 +32,7 @@ class TokenEmbedding(keras.layers.Layer):
         normalize: bool = True,
         epsilon: float = 1e-12,
         dropout: float = 0.1,
+        token_dropout: float = 0.0,
         initializer_range: float = 0.02,
         **kwargs,
     ):
@@ -40,9 +42,12 @@ class TokenEmbedding(keras.layers.Layer):
         self.vocabulary_size, self.width, self.max_positions = vocabulary_size, width, max_positions
         self.segments, self.position, self.normalize = segments, position, normalize
         self.epsilon, self.dropout_rate, self.initializer_range = epsilon, dropout, initializer_range
+        self.token_dropout_rate = token_dropout
         self.layer_norm = (
             keras.layers.LayerNormalization(epsilon=epsilon, dtype=self.dtype_policy, name="layer_norm") if normalize else None
         )
+        whole = (None, None, 1)  # one draw a token
+        self.token_dropout = keras.layers.Dropout(token_dropout, noise_shape=whole, dtype=self.dtype_policy, name="token_dropout")
         self.dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="dropout")
 
     def build(self, input_shape=None):
@@ -63,7 +68,8 @@ class TokenEmbedding(keras.layers.Layer):
         """(B, T) int ids, and (B, T) int segments or None for all 0 -> (B, T, D)."""
         length = ops.shape(token_ids)[1]
         hidden = ops.take(self.token_table, token_ids, axis=0)  # (B, T, D)
-        table = self.position_table if self.position == "learned" else self.waves
+        hidden = self.token_dropout(hidden, training=training)
+        table = self.position_table if self.position == "learned" else ops.convert_to_tensor(self.waves)
         hidden = hidden + ops.cast(table[:length], self.compute_dtype)
         if self.segments:
             if segment_ids is None:
@@ -85,6 +91,7 @@ class TokenEmbedding(keras.layers.Layer):
             "normalize": self.normalize,
             "epsilon": self.epsilon,
             "dropout": self.dropout_rate,
+            "token_dropout": self.token_dropout_rate,
             "initializer_range": self.initializer_range,
         }
 

@@ -29,6 +29,7 @@ class TransformerEncoder(keras.Model):
         norm: `post` or `pre`; a pre-norm encoder normalizes once more at its end.
         position: `learned` or `sinusoidal`.
         dropout, attention_dropout, embedding_dropout: shares dropped in training; the last two default to the first.
+        token_dropout: share of whole token vectors dropped in training.
         epsilon: of every layer normalization.
         masked_score, initializer_range: as in `MultiHeadSelfAttention`.
     """
@@ -50,6 +51,7 @@ class TransformerEncoder(keras.Model):
         dropout: float = 0.1,
         attention_dropout: float | None = None,
         embedding_dropout: float | None = None,
+        token_dropout: float = 0.0,
         epsilon: float = 1e-12,
         masked_score: float = MASKED_SCORE,
         initializer_range: float = 0.02,
@@ -70,6 +72,7 @@ class TransformerEncoder(keras.Model):
             "dropout": dropout,
             "attention_dropout": dropout if attention_dropout is None else attention_dropout,
             "embedding_dropout": dropout if embedding_dropout is None else embedding_dropout,
+            "token_dropout": token_dropout,
             "epsilon": epsilon,
             "masked_score": masked_score,
             "initializer_range": initializer_range,
@@ -84,6 +87,7 @@ class TransformerEncoder(keras.Model):
             normalize=norm == "post",
             epsilon=epsilon,
             dropout=self.config["embedding_dropout"],
+            token_dropout=token_dropout,
             initializer_range=initializer_range,
             dtype=policy,
             name="embedding",
@@ -116,22 +120,24 @@ class TransformerEncoder(keras.Model):
     def inner(self, inputs, names, training=None):
         """The tensors called `names` (see the class), as a flat dict, and nothing else."""
         self.check(names)
-        last, inner = self.encode(inputs, names, training=training)
+        depth = max([int(name.partition(".")[2]) + 1 for name in names if "." in name], default=0)
+        inner = self.encode(inputs, names, training=training, depth=depth)[1]
         return {name: inner[name] for name in names}
 
-    def encode(self, inputs, names=(), training=None, first_only=False):
+    def encode(self, inputs, names=(), training=None, first_only=False, depth=None):
         """The last hidden states and the inner tensors called `names`.
 
         Arguments:
             first_only: the caller reads position 0 of the last hidden states alone. Unless a name needs the others, the
                 last block then computes only it, and the states are (B, 1, D).
+            depth: how many blocks to go through; default: all.
         """
         mask = inputs["padding_mask"]
         hidden = self.embedding(inputs["token_ids"], inputs.get("segment_ids"), training=training)
         inner = {"embeddings": hidden}
         last = len(self.blocks) - 1
         whole = {f"hidden.{last}", f"attention.{last}", f"query.{last}"}
-        for index, block in enumerate(self.blocks):
+        for index, block in enumerate(self.blocks[:depth]):
             wanted = tuple(name for name in ATTENTION_NAMES if f"{name}.{index}" in names)
             shortcut = first_only and index == last and not whole.intersection(names)
             hidden, found = block(hidden, mask, training=training, first_only=shortcut, names=wanted)

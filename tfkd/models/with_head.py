@@ -9,7 +9,8 @@ class TransformerWithHead(keras.Model):
     """Encoder, then head. Called, it answers with logits; `inner` with any of the encoder's tensors, `pooled` and `logits`.
 
     Arguments:
-        encoder: a model with `encode(inputs, names, training, first_only)`, `check` and `config`, such as `TransformerEncoder`.
+        encoder: a model with `encode(inputs, names, training, first_only)`, `inner`, `check` and `config`, such as
+            `TransformerEncoder`.
         head: a layer `call(hidden, padding_mask, training) -> (logits, {name: tensor})` with the attributes
             `first_only` (reads position 0 alone) and `names` (what its dict can hold).
     """
@@ -36,14 +37,15 @@ class TransformerWithHead(keras.Model):
         return self.inner(inputs, ("logits",), training=training)["logits"]
 
     def inner(self, inputs, names, training=None):
-        """The tensors called `names`: `logits`, the head's, and the encoder's; as a flat dict. What nobody names is not computed."""
+        """The tensors called `names`, `logits`, the head's or the encoder's, as a flat dict. Nothing else is computed."""
         own = {"logits", *self.head.names}
+        if not own.intersection(names):
+            return self.encoder.inner(inputs, names, training=training)
         from_encoder = tuple(name for name in names if name not in own)
         self.encoder.check(from_encoder)
         hidden, inner = self.encoder.encode(inputs, from_encoder, training=training, first_only=self.head.first_only)
-        if own.intersection(names):
-            logits, found = self.head(hidden, inputs["padding_mask"], training=training)
-            inner |= found | {"logits": ops.cast(logits, "float32")}
+        logits, found = self.head(hidden, inputs["padding_mask"], training=training)
+        inner |= found | {"logits": ops.cast(logits, "float32")}
         return {name: inner[name] for name in names}
 
     # ---------------------------------------------------------------- config

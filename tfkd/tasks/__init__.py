@@ -1,5 +1,1 @@
-"""What differs between tasks: head, supervised loss, metrics, columns, decoding. One file, one task; this table is the list."""
-
-from tfkd.tasks.classification import Classification
-
-TASKS = {"classification": Classification}
+"""What differs between tasks: head, supervised loss, metrics, columns, decoding. One file, one task; `table.py` is the list."""
