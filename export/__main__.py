@@ -75,5 +75,5 @@ def export(run: RunDir, formats: list[str], length: int | None, examples: int) -
 
 if __name__ == "__main__":
     # Nothing here wants a GPU: its memory may be somebody else's, and files are proven where phones and servers run them.
-    os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "1"}
     sys.exit(main())

@@ -77,8 +77,10 @@ def load(run: RunDir, fixed_length: int | None = None) -> Student:
         shown = json.dumps(settings)[:80]
         raise UserError(f"{run.tokenizer}: must hold lowercase, max_length and pairs, not {shown}") from None
     model = float32(_read(run))
-    labels = tuple(run.labels.read_text(encoding="utf-8").split("\n"))
-    labels = labels[:-1] if labels[-1] == "" else labels
+    try:
+        labels = tuple(run.labels.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{run.labels}: byte {error.start} is not UTF-8") from None
     if len(labels) != model.head.classes:
         raise UserError(f"{run.labels}: {len(labels)} labels for the {model.head.classes} classes of {run.student.name}")
     positions = model.encoder.config["max_positions"]
@@ -86,9 +88,7 @@ def load(run: RunDir, fixed_length: int | None = None) -> Student:
         raise UserError(f"{run.tokenizer}: max_length = {max_length} is above the {positions} positions of {run.student.name}")
     least = 5 if pairs else 3  # special pieces, and one of each text
     if fixed_length is not None and not least <= fixed_length <= max_length:
-        raise UserError(
-            f"export.length = {fixed_length}: must be from {least} to {max_length}, the longest input of {run.student.name}"
-        )
+        raise UserError(f"export.length = {fixed_length}: must be from {least} to {max_length}, the student's longest input")
     tokenizer, rows = Tokenizer.from_file(run.vocabulary, lowercase), model.encoder.config["vocabulary_size"]
     if tokenizer.vocabulary_size > rows:
         pieces = f"{tokenizer.vocabulary_size:,} pieces"

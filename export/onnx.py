@@ -46,4 +46,4 @@ def answer(path: pathlib.Path, questions: Questions) -> Answers:
     return Answers(answers, length, measure(logits, questions.singles(length)), "token ids, own length")
 
 
-VARIANTS = (Variant("float32", "student.onnx", write_float32, FLOAT32),)
+VARIANTS = (Variant("float32", "student.float32.onnx", write_float32, FLOAT32),)

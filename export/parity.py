@@ -58,6 +58,7 @@ class Variant:
         name: as in the manifest.
         file: its final name under `export/`.
         write: writes the student to a path.
+        tolerance: what the written file is held to.
     """
 
     name: str

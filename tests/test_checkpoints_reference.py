@@ -106,6 +106,7 @@ def test_logits_of_a_saved_classifier_equal_transformers(tmp_path, family, optio
     options = json.dumps(options | {"vocab_size": len(pieces)})
     run("-c", MAKE_CLASSIFIER, family, str(folder), options, str(tmp_path / "texts.json"), str(tmp_path / "logits.npz"))
     theirs = np.load(tmp_path / "logits.npz")
+    assert (folder / "model.safetensors").exists() is ("max_shard_size" not in options)
     checkpoint = open_checkpoint(str(folder))
     assert checkpoint.labels == ["negative", "neutral", "positive"] and checkpoint.lowercase is False
     inputs = Tokenizer(checkpoint.pieces, checkpoint.lowercase).padded(*texts, max_length=checkpoint.max_length)

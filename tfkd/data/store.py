@@ -1,5 +1,6 @@
 """Tokenized examples on disk, memory-mapped: memory does not grow with the data, and any row is one read away."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -12,7 +13,7 @@ from tfkd.data.tokenizer import Tokenizer
 from tfkd.run_dir import read_json, whole
 
 ROWS_AT_ONCE = 1024
-"""Rows tokenized together: enough to keep FastBertTokenizer busy, few enough to stay in the cache."""
+"""Rows tokenized together: enough to keep the tokenizer busy, few enough to stay in the cache."""
 
 
 class Store:
@@ -90,28 +91,26 @@ def write_store(
         max_length: longest row in word pieces; longer ones are cut.
         progress: is told the number of rows done, now and then.
     """
-    with whole(path) as folder:
+    with whole(path) as folder, contextlib.ExitStack() as files:
         folder.mkdir()
         columns = ("text", "token_ids", *(("text_pair", "segment_ids") if pairs else ()))
         dtypes = {"text": "uint8", "text_pair": "uint8"}
-        writers = {name: _RaggedWriter(folder, name, dtypes.get(name, "int32")) for name in columns}
+        writers = {name: _RaggedWriter(files, folder, name, dtypes.get(name, "int32")) for name in columns}
+        labels = files.enter_context(open(folder / "labels.int32", "wb"))
         rows = 0
-        with open(folder / "labels.int32", "wb") as labels:
-            for chunk in _chunks(examples, ROWS_AT_ONCE):
-                texts = [example["text"].encode("utf-8") for example in chunk]
-                others = [example["text_pair"].encode("utf-8") for example in chunk] if pairs else None
-                tokens = tokenizer(tf.constant(texts), tf.constant(others) if pairs else None, max_length=max_length)
-                writers["text"].write([np.frombuffer(text, "uint8") for text in texts])
-                if pairs:
-                    writers["text_pair"].write([np.frombuffer(text, "uint8") for text in others])
-                for name, ragged in tokens.items():
-                    writers[name].write_flat(ragged.values.numpy(), ragged.row_lengths().numpy())
-                labels.write(np.array([example["label"] for example in chunk], "int32").tobytes())
-                rows += len(chunk)
-                if progress is not None:
-                    progress(rows)
-        for writer in writers.values():
-            writer.close()
+        for chunk in _chunks(examples, ROWS_AT_ONCE):
+            texts = [example["text"].encode("utf-8") for example in chunk]
+            others = [example["text_pair"].encode("utf-8") for example in chunk] if pairs else None
+            tokens = tokenizer(tf.constant(texts), tf.constant(others) if pairs else None, max_length=max_length)
+            writers["text"].write([np.frombuffer(text, "uint8") for text in texts])
+            if pairs:
+                writers["text_pair"].write([np.frombuffer(text, "uint8") for text in others])
+            for name, ragged in tokens.items():
+                writers[name].write_flat(ragged.values.numpy(), ragged.row_lengths().numpy())
+            labels.write(np.array([example["label"] for example in chunk], "int32").tobytes())
+            rows += len(chunk)
+            if progress is not None:
+                progress(rows)
         (folder / "about.json").write_text(json.dumps({"rows": rows, "pairs": pairs}), encoding="utf-8")
     return Store(path)
 
@@ -119,10 +118,10 @@ def write_store(
 class _RaggedWriter:
     """Appends rows of different lengths to a values file and an offsets file."""
 
-    def __init__(self, folder: pathlib.Path, name: str, dtype: str):
+    def __init__(self, files: contextlib.ExitStack, folder: pathlib.Path, name: str, dtype: str):
         self.dtype, self.end = dtype, 0
-        self.values = open(folder / f"{name}.{dtype}", "wb")  # noqa: SIM115 closed by close(), after many writes
-        self.offsets = open(folder / f"{name}_offsets.int64", "wb")  # noqa: SIM115
+        self.values = files.enter_context(open(folder / f"{name}.{dtype}", "wb"))
+        self.offsets = files.enter_context(open(folder / f"{name}_offsets.int64", "wb"))
         self.offsets.write(np.zeros(1, "int64").tobytes())
 
     def write(self, rows: list[np.ndarray]) -> None:
@@ -133,10 +132,6 @@ class _RaggedWriter:
         ends = self.end + np.cumsum(lengths, dtype="int64")
         self.offsets.write(ends.tobytes())
         self.end = int(ends[-1])
-
-    def close(self) -> None:
-        self.values.close()
-        self.offsets.close()
 
 
 def _chunks(examples: Iterable[dict], size: int) -> Iterator[list[dict]]:
