@@ -1,0 +1,237 @@
+"""The program from a person's side: a whole small run, interruption and resumption, mistakes."""
+
+import io
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+import rich.console
+import yaml
+
+from tfkd import callbacks, config, train
+from tfkd.errors import UserError
+from tfkd.progress import Display
+from tfkd.run_dir import RunDir, read_json
+
+ROOT = pathlib.Path(__file__).parent.parent
+SUBJECTS = {"red": "apple cherry tomato brick", "green": "grass leaf frog lime", "blue": "sky sea whale ink"}
+
+
+def write_colours(path, rows, seed):
+    """Sentences whose label follows from one of their words."""
+    random = np.random.default_rng(seed)
+    with open(path, "w", encoding="utf-8") as file:
+        for _ in range(rows):
+            label = str(random.choice(list(SUBJECTS)))
+            word = random.choice(SUBJECTS[label].split())
+            filler = " ".join(random.choice("the a this that very quite old new seems looks".split(), random.integers(2, 8)))
+            file.write(json.dumps({"text": f"{filler} {word} {filler}", "label": label}) + "\n")
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory):
+    """A small shipped configuration: the quickstart, with another source and few steps."""
+    folder = tmp_path_factory.mktemp("colours")
+    for split, rows in (("train", 240), ("test", 60)):
+        write_colours(folder / f"{split}.jsonl", rows, seed=rows)
+    tree = yaml.safe_load((ROOT / "configs" / "quickstart.yaml").read_text())
+    tree["data"] = {"files": {s: str(folder / f"{s}.jsonl") for s in ("train", "test")}, "max_length": 32, "vocabulary_size": 100}
+    tree["teacher"]["dimensions"] |= {"layers": 2, "width": 32, "heads": 2}
+    tree["student"] = {"dimensions": {"layers": 1, "width": 16, "heads": 2, "pooling": "mean"}}
+    tree["teacher"]["train"] |= {"epochs": 4, "batch_size": 32, "learning_rate": 0.005}
+    tree["train"] |= {"epochs": 3, "batch_size": 32, "learning_rate": 0.005}
+    tree["evaluate"], tree["export"] = {"bootstrap": 100}, {"formats": []}
+    path = folder / "colours.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def go(path, output, *overrides, resume=False):
+    """Runs the program's body in this process; returns the run and what it said."""
+    console = rich.console.Console(file=io.StringIO(), width=120)
+    run, loaded = RunDir(output), config.load(path, overrides)
+    run.path.mkdir(parents=True, exist_ok=True)
+    run.config.write_text(config.dump(loaded))
+    assert train.train(loaded, run, Display(console), resume) == 0
+    return run, console.file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def finished(colours, tmp_path_factory):
+    return go(colours, tmp_path_factory.mktemp("run") / "whole")
+
+
+def weights(path):
+    return keras.models.load_model(path, compile=False).get_weights()
+
+
+def test_a_run_holds_what_the_contract_names(finished):
+    run, _ = finished
+    for path in (run.config, run.metrics, run.student, run.baseline, run.teacher / "model.keras", run.vocabulary):
+        assert path.exists(), path
+    for path in (run.labels, run.tokenizer, run.examples, run.predictions, run.report_json, run.report_html, run.tensorboard):
+        assert path.exists(), path
+    assert not [path for path in run.path.rglob("*partial*")]
+    assert run.labels.read_text().split() == ["blue", "green", "red"]
+    about = read_json(run.report_json)
+    assert [model["role"] for model in about["models"]] == ["teacher", "baseline", "student"]
+    by_role = {model["role"]: model["metrics"][about["metric"]] for model in about["models"]}
+    assert about["retention"] == pytest.approx(by_role["student"] / by_role["teacher"])
+    assert by_role["teacher"] > 0.9  # the label follows from a word: whoever learns anything gets there
+
+
+def test_reported_accuracy_is_that_of_the_saved_student_on_the_test_file(finished, colours):
+    run, _ = finished
+    from tfkd.data.tokenizer import Tokenizer
+
+    rows = [json.loads(line) for line in (colours.parent / "test.jsonl").read_text().splitlines()]
+    labels = run.labels.read_text().split()
+    tokenizer = Tokenizer.from_file(run.vocabulary, lowercase=read_json(run.tokenizer)["lowercase"])
+    student = keras.models.load_model(run.student, compile=False)
+    logits = student(tokenizer.padded([row["text"] for row in rows], max_length=32)).numpy()
+    right = np.mean([labels[best] == row["label"] for best, row in zip(logits.argmax(-1), rows, strict=True)])
+    reported = next(m for m in read_json(run.report_json)["models"] if m["role"] == "student")
+    assert reported["metrics"]["accuracy"] == pytest.approx(right)
+
+
+def test_the_plan_comes_first_and_says_what_will_be_done(finished):
+    _, said = finished
+    plan = said[: said.index("Teacher:")]
+    for words in ("240 rows" if "240 rows" in plan else "train 2", "classes", "3:", "2 layers, width 32", "times smaller", "steps", "CPU"):
+        assert words in plan
+    assert "validation split" in plan  # cut from train, and said so
+
+
+def test_baseline_and_student_start_from_the_same_weights_and_end_apart(finished, colours, tmp_path):
+    run, _ = finished
+    differ = [not np.array_equal(a, b) for a, b in zip(weights(run.baseline), weights(run.student), strict=True)]
+    assert any(differ)
+    # With alpha 1 the teacher has no say: same start, batches and dropout make the very same student.
+    alone, _ = go(colours, tmp_path / "alone", "distill.alpha=1.0")
+    for a, b in zip(weights(alone.baseline), weights(alone.student), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_same_seed_gives_the_same_bits_and_the_teacher_is_used_again(finished, colours, tmp_path):
+    run, _ = finished
+    again, said = go(colours, tmp_path / "again")
+    assert "used again" in said
+    for a, b in zip(weights(run.student), weights(again.student), strict=True):
+        np.testing.assert_array_equal(a, b)
+    _, said = go(colours, tmp_path / "other", "teacher.train.epochs=1", "baseline=false", "train.epochs=1")
+    assert "used again" not in said
+
+
+def test_an_interrupted_run_goes_on_to_the_same_weights(finished, colours, tmp_path, monkeypatch):
+    run, _ = finished
+    write, count = callbacks.Checkpoint._write, []
+
+    def interrupted(self):
+        write(self)
+        count.append(self.folder.name)
+        if count.count("student") == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(callbacks.Checkpoint, "_write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        go(colours, tmp_path / "stopped")
+    assert not RunDir(tmp_path / "stopped").student.exists()
+    monkeypatch.setattr(callbacks.Checkpoint, "_write", write)
+    resumed, said = go(colours, tmp_path / "stopped", resume=True)
+    assert "going on after epoch 2" in said
+    for a, b in zip(weights(run.student), weights(resumed.student), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-6, atol=1e-7)
+
+
+def test_the_best_epoch_is_kept_and_training_stops_early(colours, tmp_path):
+    run, said = go(colours, tmp_path / "early", "train.epochs=30", "train.early_stopping=2", "baseline=false", "train.learning_rate=0.02")
+    epochs = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    values = [line["val_accuracy"] for line in epochs if line["role"] == "student" and "val_accuracy" in line]
+    assert len(values) == values.index(max(values)) + 1 + 2
+    assert f"best validation accuracy {max(values):.4f}" in said
+
+
+def test_a_student_of_the_teachers_layers_starts_as_the_teacher_answers(colours, tmp_path):
+    go(colours, tmp_path / "layers", "student.dimensions=null", "student.layers=2", "train.epochs=1", "train.learning_rate=1e-9")
+    by_role = {m["role"]: m for m in read_json(tmp_path / "layers" / "report.json")["models"]}
+    assert by_role["student"]["parameters"] == by_role["teacher"]["parameters"]
+    assert by_role["student"]["metrics"]["accuracy"] == by_role["teacher"]["metrics"]["accuracy"]
+
+
+def program(*arguments, cwd, **options):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "tfkd.train", *map(str, arguments)]
+    return subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def test_a_mistake_in_the_data_is_one_line_and_exit_code_2(colours, tmp_path):
+    bad = tmp_path / "bad.csv"
+    bad.write_text("text,label\nfine,red\n,blue\n")
+    running = program(colours, "--set", f"data.files.train={bad}", cwd=tmp_path)
+    out, err = running.communicate(timeout=120)
+    assert running.returncode == 2, err
+    assert "Traceback" not in out + err
+    (line,) = err.strip().splitlines()
+    assert "bad.csv" in line and "empty" in line and ("row 2" in line or "line 3" in line)
+
+
+def test_a_failure_inside_is_one_line_with_the_log_and_exit_code_1(colours, tmp_path):
+    cache = tmp_path / "cache"
+    cache.write_text("a file where a folder is needed")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TFKD_CACHE": str(cache)}
+    command = [sys.executable, "-m", "tfkd.train", str(colours), "--output", "run"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert "run/log.txt" in line
+    assert "Traceback" in (tmp_path / "run" / "log.txt").read_text()
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_cleanly_and_the_command_it_names_goes_on(colours, tmp_path):
+    running = program(colours, "--set", "train.epochs=12", "--output", "run", cwd=tmp_path)
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "run" / "checkpoints" / "student").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == 130, err
+    assert "Traceback" not in out + err
+    command = err.split("Go on with: python -m ", 1)[1].split()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert "going on after epoch" in done.stdout
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_runs_are_numbered_so_that_none_is_overwritten(colours, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    loaded = config.load(colours)
+    first = train.choose_run(loaded, None, resume=False)
+    assert first.path == pathlib.Path("runs/quickstart")
+    first.path.mkdir(parents=True)
+    assert train.choose_run(loaded, None, resume=False).path == pathlib.Path("runs/quickstart-2")
+    with pytest.raises(UserError, match="holds no run to go on with"):
+        train.choose_run(loaded, None, resume=True)
+    first.config.write_text(config.dump(loaded))
+    assert train.choose_run(loaded, None, resume=True).path == first.path
+    with pytest.raises(UserError, match="already there; go on with --resume"):
+        train.choose_run(loaded, str(first.path), resume=False)
+
+
+def test_a_run_is_not_resumed_with_other_settings(colours, tmp_path):
+    run = RunDir(tmp_path)
+    run.config.write_text(config.dump(config.load(colours)))
+    with pytest.raises(UserError, match=r"--resume: train.epochs is not what"):
+        train.check_same(config.load(colours, ["train.epochs=9"]), run)
+    train.check_same(config.load(colours), run)
