@@ -104,6 +104,8 @@ class Checkpoint(keras.callbacks.Callback):
         student.load_weights(found[-1] / "best.weights.h5")
         self.best = student.get_weights()
         student.set_weights(last)
+        for generator, value in zip(_random_states(model), self.state["random"], strict=True):
+            generator.assign(value)
         return self.state["epochs"]
 
     def on_epoch_end(self, epoch, logs=None):
@@ -131,9 +133,15 @@ class Checkpoint(keras.callbacks.Callback):
             student.set_weights(self.best)
             student.save_weights(folder / "best.weights.h5")
             student.set_weights(last)
+            self.state["random"] = [generator.numpy().tolist() for generator in _random_states(self.model)]
             write_json(folder / "state.json", self.state)
         for path in older:
             remove(path)
 
     def _saved(self) -> list[pathlib.Path]:
         return sorted(path for path in self.folder.glob("epoch-????") if path.is_dir())
+
+
+def _random_states(model: keras.Model) -> list:
+    """The states of a model's dropout generators, which Keras does not save with the weights."""
+    return [variable for variable in model.variables if variable.path.endswith("seed_generator_state")]
