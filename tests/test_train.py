@@ -15,7 +15,7 @@ import pytest
 import rich.console
 import yaml
 
-from tfkd import callbacks, config, train
+from tfkd import callbacks, config, evaluate, train
 from tfkd.errors import UserError
 from tfkd.progress import Display
 from tfkd.run_dir import RunDir, read_json
@@ -151,7 +151,9 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(finished, colours, tmp_p
 
 
 def test_the_best_epoch_is_kept_and_training_stops_early(colours, tmp_path):
-    run, said = go(colours, tmp_path / "early", "train.epochs=30", "train.early_stopping=2", "baseline=false", "train.learning_rate=0.02")
+    run, said = go(
+        colours, tmp_path / "early", "train.epochs=30", "train.early_stopping=2", "baseline=false", "train.learning_rate=0.02"
+    )
     epochs = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     values = [line["val_accuracy"] for line in epochs if line["role"] == "student" and "val_accuracy" in line]
     assert len(values) == values.index(max(values)) + 1 + 2
@@ -165,10 +167,24 @@ def test_a_student_of_the_teachers_layers_starts_as_the_teacher_answers(colours,
     assert by_role["student"]["metrics"]["accuracy"] == by_role["teacher"]["metrics"]["accuracy"]
 
 
+def test_evaluate_gives_the_reported_numbers_again_and_takes_another_file(finished, colours, capsys, monkeypatch):
+    run, _ = finished
+    reported = {m["role"]: m["metrics"]["accuracy"] for m in read_json(run.report_json)["models"]}
+    assert evaluate.main([str(run)]) == 0
+    again = read_json(run.path / "evaluation-train.jsonl-test.json")
+    assert {m["role"]: m["metrics"]["accuracy"] for m in again["models"]} == pytest.approx(reported)
+    assert evaluate.main([str(run), "--data", str(colours.parent / "train.jsonl")]) == 0
+    assert read_json(run.path / "evaluation-train.jsonl.json")["dataset"]["rows"] == {"test": 480}
+    assert evaluate.main([str(run), "--data", "nowhere.csv"]) == 2
+    assert "nowhere.csv: no such file" in capsys.readouterr().err
+
+
 def program(*arguments, cwd, **options):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "tfkd.train", *map(str, arguments)]
-    return subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    return subprocess.Popen(
+        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
 
 
 def test_a_mistake_in_the_data_is_one_line_and_exit_code_2(colours, tmp_path):

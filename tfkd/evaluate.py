@@ -103,7 +103,6 @@ def evaluate(options: argparse.Namespace) -> None:
     import tempfile
 
     import rich.console
-    import tensorflow as tf
 
     from tfkd import report
     from tfkd.data import files, pipeline, sources, store
@@ -138,7 +137,6 @@ def evaluate(options: argparse.Namespace) -> None:
             with display.bar(role, batches.steps) as update:
                 logits[role] = predict(model, batches, update)
         truth = examples.labels[:].copy()
-    tf.keras.backend.clear_session()
     result = report.summarize(
         task=config.task,
         dataset={"name": name, "rows": {"test": len(truth)}},
@@ -152,7 +150,7 @@ def evaluate(options: argparse.Namespace) -> None:
         bootstrap=config.evaluate.bootstrap,
         seed=config.seed,
     )
-    path = run.path / f"evaluation-{pathlib.Path(name).stem.replace(' ', '-').replace('/', '-')}.json"
+    path = run.path / f"evaluation-{name.replace(' ', '-').replace('/', '-')}.json"
     write_json(path, result)
     display.say(report.table(result, None))
     display.say(f"Written to {path}")

@@ -17,9 +17,9 @@ class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
 
     def __call__(self, step):
         step = ops.cast(step, "float32") + 1.0
-        rise = step / max(self.warmup_steps, 1)
-        fall = (self.total_steps + 1.0 - step) / max(self.total_steps + 1 - self.warmup_steps, 1)
-        return self.peak * ops.clip(ops.minimum(rise, fall) if self.warmup_steps else fall, 0.0, 1.0)
+        top = max(self.warmup_steps, 1)
+        fall = (self.total_steps + 1.0 - step) / max(self.total_steps + 1 - top, 1)
+        return self.peak * ops.clip(ops.minimum(step / top, fall), 0.0, 1.0)
 
     def get_config(self):
         return {"peak": self.peak, "warmup_steps": self.warmup_steps, "total_steps": self.total_steps}

@@ -381,9 +381,7 @@ def show_plan(
     if config.teacher.checkpoint is None:
         origin = "from scratch, "
     else:
-        origin = f"{teacher_name}, " + (
-            "fine-tuned first, " if teacher_training else "as it is, "
-        )
+        origin = f"{teacher_name}, " + ("fine-tuned first, " if teacher_training else "as it is, ")
     copied = ""
     if config.student.layers is not None:
         copied = f"teacher's layers {', '.join(map(str, choose_layers(teacher, config.student.layers)))}, "

@@ -1,0 +1,67 @@
+import io
+
+import rich.console
+import tensorflow as tf
+
+from tfkd import progress, strategy
+
+
+def test_xla_pays_back_only_over_many_steps():
+    one = tf.distribute.get_strategy()
+    per_shape = strategy.STEPS_PER_COMPILED_SHAPE
+    assert strategy.choose_xla("auto", 4 * per_shape - 1, 4, one)[0] is False
+    assert strategy.choose_xla("auto", 4 * per_shape, 4, one)[0] is True
+    assert strategy.choose_xla(True, 1, 4, one)[0] is True
+    assert strategy.choose_xla(False, 10**6, 1, one)[0] is False
+
+
+def test_xla_on_logical_cpus_falls_back_with_the_reason():
+    class Two:
+        num_replicas_in_sync = 2
+
+    use, reason = strategy.choose_xla(True, 10**6, 1, Two())
+    assert use is False
+    assert "first logical CPU alone" in reason and "not followed" in reason
+
+
+def test_one_device_is_the_default():
+    chosen = strategy.make_strategy("auto", None)
+    assert chosen.num_replicas_in_sync == 1
+    assert strategy.describe(chosen) == "1 CPU"
+
+
+def display(lines):
+    return progress.Display(rich.console.Console(file=io.StringIO(), width=80), lines.append)
+
+
+def test_away_from_a_terminal_progress_is_lines_with_an_estimate(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    lines = []
+    with display(lines).bar("train", 100) as update:
+        for step in range(1, 61):
+            now[0] += 1.0
+            update(step, f"loss {step}")
+    # A line in fifteen seconds: after steps 15, 30, 45 and 60; at step 15 of 100, 85 seconds are left.
+    assert len(lines) == 4
+    assert lines[0] == "train  15%, 1:25 left  loss 15"
+
+
+def test_a_count_without_a_total_is_still_said(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    lines = []
+    with display(lines).bar("tokenize", None) as update:
+        now[0] = 20.0
+        update(12_345)
+    assert lines == ["tokenize 12,345 done"]
+
+
+def test_clock_by_hand():
+    assert [progress.clock(s) for s in (0, 42.4, 725, 3723)] == ["0:00", "0:42", "12:05", "1:02:03"]
+
+
+def test_what_is_said_is_logged_without_markup():
+    lines = []
+    display(lines).say("Note: [red]1[/red] & 2")
+    assert lines == ["Note: 1 & 2"]
