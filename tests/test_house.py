@@ -26,7 +26,8 @@ ALLOWED = {
     "callbacks": {"errors", "run_dir"},
     "distiller": {"errors", "models", "objectives", "teacher"},
 }
-PROGRAMS = {"train", "evaluate", "report", "report_inputs", "report_page", "report_plots", "report_words"}
+PROGRAMS = {"train", "build", "outputs", "plan", "evaluate"}
+PROGRAMS |= {"report", "report_inputs", "report_page", "report_plots", "report_words"}
 HEAVY = {"tensorflow", "keras", "numpy", "keras_hub", "tensorflow_text", "tensorflow_datasets"}
 
 
@@ -62,7 +63,7 @@ def rooms_imported(path):
 def test_every_room_is_in_the_picture():
     rooms = {room(path) for path in modules("tfkd")}
     assert rooms == set(ALLOWED) | PROGRAMS | {"__init__"}
-    assert GROUND <= set(ALLOWED)
+    assert set(ALLOWED) >= GROUND
 
 
 @pytest.mark.parametrize("path", modules("tfkd"), ids=lambda path: str(path.relative_to(ROOT)))

@@ -21,6 +21,7 @@ from tfkd.progress import Display
 from tfkd.run_dir import RunDir, read_json
 
 ROOT = pathlib.Path(__file__).parent.parent
+FILLER = ["the", "a", "this", "that", "very", "quite", "old", "new", "seems", "looks"]
 SUBJECTS = {"red": "apple cherry tomato brick", "green": "grass leaf frog lime", "blue": "sky sea whale ink"}
 
 
@@ -31,7 +32,7 @@ def write_colours(path, rows, seed):
         for _ in range(rows):
             label = str(random.choice(list(SUBJECTS)))
             word = random.choice(SUBJECTS[label].split())
-            filler = " ".join(random.choice("the a this that very quite old new seems looks".split(), random.integers(2, 8)))
+            filler = " ".join(random.choice(FILLER, random.integers(2, 8)))
             file.write(json.dumps({"text": f"{filler} {word} {filler}", "label": label}) + "\n")
 
 

@@ -8,6 +8,7 @@ import time
 
 import keras
 
+from tfkd.errors import UserError
 from tfkd.run_dir import read_json, remove, whole, write_json
 
 
@@ -109,7 +110,9 @@ class Checkpoint(keras.callbacks.Callback):
         return self.state["epochs"]
 
     def on_epoch_end(self, epoch, logs=None):
-        value = float((logs or {})[self.monitor])
+        if not math.isfinite(float(logs["loss"])):
+            raise UserError(f"{self.folder.name}: the loss is no number after epoch {epoch + 1}; lower the learning rate")
+        value = float(logs[self.monitor])
         self.state["epochs"] = epoch + 1
         if self.best is None or value > self.state["best"]:
             self.state |= {"best": value, "best_epoch": epoch + 1}

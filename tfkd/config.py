@@ -155,11 +155,11 @@ class Teacher(Section):
     """The large model: a checkpoint with a head as it is, a checkpoint fine-tuned here, or one trained here from scratch."""
 
     checkpoint: str | None = None
-    """A Hugging Face BERT-family folder, `hf://owner/name`, or a KerasHub preset folder or `keras_hub://preset`. `${VARIABLES}` are expanded."""
+    """Hugging Face BERT-family folder, `hf://owner/name`, KerasHub preset folder or `keras_hub://preset`; `${NAMES}` expand."""
     revision: str | None = None
     """Branch, tag or commit of an `hf://` checkpoint."""
     head: Literal["auto", "keep", "new"] = "auto"
-    """`keep` the checkpoint's classification head, start a `new` one, or `auto`: keep it where there is one and no fine-tuning."""
+    """`keep` the checkpoint's classification head, start a `new` one, or `auto`: keep it unless there is fine-tuning."""
     label_map: dict[str, str] | None = None
     """Checkpoint label name -> data label name, where the two disagree."""
     finetune: Training | None = None

@@ -105,10 +105,10 @@ def evaluate(options: argparse.Namespace) -> None:
     import rich.console
 
     from tfkd import report
+    from tfkd.build import source_arguments
     from tfkd.data import files, pipeline, sources, store
     from tfkd.data.tokenizer import Tokenizer
     from tfkd.progress import Display
-    from tfkd.train import source_arguments
 
     display = Display(rich.console.Console())
     labels = run.labels.read_text(encoding="utf-8").splitlines()

@@ -6,7 +6,7 @@ import tensorflow as tf
 from tfkd.errors import UserError
 
 STEPS_PER_COMPILED_SHAPE = 300
-"""XLA on a CPU takes 4 to 7 s a shape and saves about a sixth of a small model's step: it pays back after this many steps a shape."""
+"""XLA on a CPU takes 4 to 7 s a shape and saves about a sixth of a small model's step: so many steps a shape pay it back."""
 
 
 def make_strategy(kind: str = "auto", logical_cpus: int | None = None) -> tf.distribute.Strategy:

@@ -7,9 +7,7 @@ to be right: importing it takes seconds, a mistake should be answered at once.
 """
 
 import argparse
-import hashlib
 import importlib.util
-import json
 import logging
 import os
 import pathlib
@@ -22,14 +20,12 @@ import traceback
 import rich.console
 
 from tfkd import config as configs
-from tfkd.config import Config, Dimensions, Training
+from tfkd.config import Config, Training
 from tfkd.errors import UserError
 from tfkd.progress import Display, clock
-from tfkd.run_dir import RunDir, cache_root, read_json, remove, size, whole, write_json, write_text
+from tfkd.run_dir import RunDir, cache_root, remove, size, whole, write_json, write_text
 
 QUICKSTART = "configs/quickstart.yaml"
-EXAMPLES_KEPT = 2000
-"""Test examples written into the run for exports and the report."""
 
 
 def train(config: Config, run: RunDir, display: Display, resume: bool) -> int:
@@ -37,9 +33,11 @@ def train(config: Config, run: RunDir, display: Display, resume: bool) -> int:
     import keras
     import numpy as np
 
-    from tfkd import report, strategy
-    from tfkd.data import pipeline, prepare, sources, tokenizer as tokenizers
+    from tfkd import build, outputs, report, strategy
+    from tfkd.data import pipeline, prepare, sources
+    from tfkd.data import tokenizer as tokenizers
     from tfkd.evaluate import parameters, predict
+    from tfkd.plan import show_plan
     from tfkd.tasks.table import TASKS
 
     seconds = Stopwatch()
@@ -50,18 +48,18 @@ def train(config: Config, run: RunDir, display: Display, resume: bool) -> int:
     # data
     with display.bar("data", None) as update:
         source = sources.open_source(
-            **source_arguments(config.data), progress=lambda done, total: update(done, "files read", total)
+            **build.source_arguments(config.data), progress=lambda done, total: update(done, "files read", total)
         )
     for note in source.notes:
         display.say(f"Note: {note}")
     with devices.scope():
         keras.utils.set_random_seed(config.seed)
-        checkpoint = open_checkpoint(config)
+        checkpoint = build.open_checkpoint(config)
     with display.bar("tokenize", None) as update:
         if checkpoint is not None:
             tokenizer = tokenizers.Tokenizer(checkpoint.pieces, lowercase=checkpoint.lowercase)
         else:
-            texts = (example["text"] for example in source.examples("train"))
+            texts = (text for example in source.examples("train") for key, text in example.items() if key != "label")
             pieces = tokenizers.learn_vocabulary(texts, config.data.vocabulary_size, config.data.lowercase)
             tokenizer = tokenizers.Tokenizer(pieces, lowercase=config.data.lowercase)
         pairs = config.data.columns.text_pair is not None
@@ -70,7 +68,7 @@ def train(config: Config, run: RunDir, display: Display, resume: bool) -> int:
     buckets = config.data.buckets or pipeline.choose_buckets(
         np.concatenate([store.lengths for store in stores.values()]), config.data.max_length
     )
-    write_inputs(run, config, source.labels, tokenizer, stores[measured], pairs)
+    outputs.write_inputs(run, config, source.labels, tokenizer, stores[measured], pairs)
     seconds.lap("data")
 
     def batches(split: str, batch_size: int, shuffle: bool = False) -> pipeline.Batches:
@@ -79,14 +77,14 @@ def train(config: Config, run: RunDir, display: Display, resume: bool) -> int:
     # teacher
     with devices.scope():
         keras.utils.set_random_seed(config.seed)
-        teacher = make_teacher(config, checkpoint, source.labels, tokenizer.vocabulary_size, task)
-        student = make_student(config, teacher, tokenizer.vocabulary_size, task)
+        teacher = build.make_teacher(config, checkpoint, source.labels, tokenizer.vocabulary_size, task)
+        student = build.make_student(config, teacher, tokenizer.vocabulary_size, task)
     teacher_training = config.teacher.finetune or config.teacher.train
     teacher_name = None if checkpoint is None else checkpoint.name
     described = strategy.describe(devices)
     show_plan(display, config, run, source, stores, buckets, described, teacher, student, teacher_training, teacher_name)
     if teacher_training is not None:
-        key = teacher_key(config, prepare.prepared_key(source, tokenizer, config.data.max_length, pairs), buckets)
+        key = build.teacher_key(config, prepare.prepared_key(source, tokenizer, config.data.max_length, pairs), buckets)
         kept = cache_root() / "teachers" / key / "model.keras"
         if kept.exists():
             teacher.load_weights(kept)
@@ -109,7 +107,7 @@ def train(config: Config, run: RunDir, display: Display, resume: bool) -> int:
             continue
         with devices.scope():
             keras.utils.set_random_seed(config.seed)
-            models[role] = make_student(config, teacher, tokenizer.vocabulary_size, task)
+            models[role] = build.make_student(config, teacher, tokenizer.vocabulary_size, task)
         if resume and path.exists():
             models[role].load_weights(path)
         else:
@@ -124,7 +122,7 @@ def train(config: Config, run: RunDir, display: Display, resume: bool) -> int:
     for role, model in models.items():
         with display.bar(f"measure {role}", test.steps) as update:
             logits[role] = predict(model, test, update)
-    write_predictions(run, stores[measured].labels, logits)
+    outputs.write_predictions(run, stores[measured].labels, logits)
     seconds.lap("evaluation")
     result = report.summarize(
         task=config.task,
@@ -141,7 +139,7 @@ def train(config: Config, run: RunDir, display: Display, resume: bool) -> int:
         labels=stores[measured].labels,
         logits=logits,
         parameters={role: parameters(model) for role, model in models.items()},
-        bytes={role: size(path) for role, path in model_files(run).items()},
+        bytes={role: size(path) for role, path in outputs.model_files(run).items()},
         seconds=seconds.laps,
         bootstrap=config.evaluate.bootstrap,
         seed=config.seed,
@@ -160,87 +158,6 @@ def train(config: Config, run: RunDir, display: Display, resume: bool) -> int:
     display.say(report.table(result))  # the export has shown its own
     display.say(f"Done in {clock(sum(seconds.laps.values()))}. Report: {run.report_html}")
     return code
-
-
-def source_arguments(data: configs.Data) -> dict:
-    """What `tfkd.data.sources.open_source` is told by the `data` section."""
-    files = None
-    if data.files is not None:
-        given = {split: path for split, path in data.files.model_dump().items() if path is not None}
-        files = {split: configs.expand(path, f"data.files.{split}") for split, path in given.items()}
-    splits = {split: expression for split, expression in data.splits.model_dump().items() if expression is not None}
-    return {
-        "builtin": data.builtin,
-        "tfds": data.tfds,
-        "data_dir": None if data.data_dir is None else configs.expand(data.data_dir, "data.data_dir"),
-        "download": data.download,
-        "files": files,
-        "splits": splits or None,
-        "text": data.columns.text,
-        "text_pair": data.columns.text_pair,
-        "label": data.columns.label,
-        "labels": data.labels,
-        "validation_fraction": data.validation_fraction,
-        "limit": data.limit,
-        "cache_dir": cache_root(),
-    }
-
-
-def open_checkpoint(config: Config):
-    """The teacher's checkpoint, or None for a teacher trained from scratch."""
-    from tfkd.checkpoints import checkpoint
-
-    if config.teacher.checkpoint is None:
-        return None
-    found = checkpoint.open_checkpoint(configs.expand(config.teacher.checkpoint, "teacher.checkpoint"), config.teacher.revision)
-    if config.data.max_length > found.max_length:
-        raise UserError(f"data.max_length = {config.data.max_length} is above the {found.max_length} positions of {found.name}")
-    keep = config.teacher.head == "keep" or (config.teacher.head == "auto" and config.teacher.finetune is None)
-    if keep and found.head is None:
-        raise UserError(
-            f"teacher.checkpoint = {found.name} has no classification head; say with teacher.finetune how to train one"
-        )
-    return found
-
-
-def make_teacher(config: Config, checkpoint, labels: list[str], vocabulary_size: int, task):
-    """The teacher before any training here: from dimensions, or a checkpoint with its own head or a new one."""
-    from tfkd.models.with_head import TransformerWithHead
-    from tfkd.teacher import build_teacher
-
-    if checkpoint is None:
-        return from_dimensions(config.teacher.dimensions, config, len(labels), vocabulary_size, task, "teacher")
-    if checkpoint.head is not None and (config.teacher.head == "keep" or config.teacher.finetune is None):
-        return build_teacher(checkpoint.encoder, checkpoint.head, checkpoint.labels, labels, config.teacher.label_map)
-    head = task.head(len(labels), dropout=checkpoint.encoder.config["dropout"])
-    model = TransformerWithHead(checkpoint.encoder, head, name="teacher")
-    if checkpoint.pooler is not None:
-        kernel, bias = checkpoint.pooler
-        head.hidden_dense.kernel.assign(kernel)
-        head.hidden_dense.bias.assign(bias)
-    return model
-
-
-def make_student(config: Config, teacher, vocabulary_size: int, task):
-    """The student before training: some layers of the teacher, or new dimensions."""
-    from tfkd import student
-
-    if config.student.layers is not None:
-        return student.from_layers(teacher, config.student.layers)
-    return from_dimensions(config.student.dimensions, config, teacher.head.classes, vocabulary_size, task, "student")
-
-
-def from_dimensions(dimensions: Dimensions, config: Config, classes: int, vocabulary_size: int, task, name: str):
-    """A model of the given size with random weights."""
-    from tfkd.models.encoder import TransformerEncoder
-    from tfkd.models.with_head import TransformerWithHead
-
-    given = dimensions.model_dump(exclude={"pooling"})
-    segments = 2 if config.data.columns.text_pair is not None else 0
-    encoder = TransformerEncoder(
-        vocabulary_size, **given, max_positions=config.data.max_length, segments=segments, name="encoder"
-    )
-    return TransformerWithHead(encoder, task.head(classes, dimensions.pooling, dimensions.dropout), name=name)
 
 
 def fit(
@@ -297,113 +214,8 @@ def fit(
             ],
         )
     state = checkpoint.state
-    display.say(
-        f"{role.capitalize()}: best validation {task.metric} {state['best']:.4f} at epoch {state['best_epoch']} of {state['epochs']}"
-    )
-
-
-def teacher_key(config: Config, data_key: str, buckets: list[int]) -> str:
-    """Digest of all that a trained teacher depends on."""
-    parts = {
-        "teacher": config.teacher.model_dump(mode="json"),
-        "checkpoint": None if config.teacher.checkpoint is None else checkpoint_key(config.teacher.checkpoint),
-        "data": data_key,
-        "buckets": buckets,
-        "seed": config.seed,
-        "precision": config.strategy.precision,
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def checkpoint_key(reference: str) -> list:
-    """Names, sizes and times of a local checkpoint's files; a remote one is told by its name and revision alone."""
-    folder = pathlib.Path(configs.expand(reference, "teacher.checkpoint"))
-    return (
-        [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in sorted(folder.iterdir()) if f.is_file()]
-        if folder.is_dir()
-        else []
-    )
-
-
-def write_inputs(run: RunDir, config: Config, labels: list[str], tokenizer, store, pairs: bool) -> None:
-    """Writes what turns text into model inputs and classes into names, and some of the test examples."""
-    write_text(run.labels, "".join(f"{label}\n" for label in labels))
-    tokenizer.write(run.vocabulary)
-    write_json(run.tokenizer, {"lowercase": tokenizer.lowercase, "max_length": config.data.max_length, "pairs": pairs})
-    lines = []
-    # Evenly spread over the split: a data set may be sorted by label.
-    for row in sorted({int(i * len(store) / EXAMPLES_KEPT) for i in range(EXAMPLES_KEPT)}):
-        example = {"row": row, "text": store.text(row), "text_pair": store.text_pair(row), "label": labels[store.labels[row]]}
-        lines.append(json.dumps({k: v for k, v in example.items() if v is not None}, ensure_ascii=False))
-    write_text(run.examples, "".join(f"{line}\n" for line in lines))
-
-
-def write_predictions(run: RunDir, labels, logits: dict) -> None:
-    """Writes the test split's labels and every role's logits."""
-    import numpy as np
-
-    with whole(run.predictions) as path, open(path, "wb") as file:
-        np.savez_compressed(file, labels=labels, **logits)
-
-
-def model_files(run: RunDir) -> dict[str, pathlib.Path]:
-    """The models that the run holds, by role."""
-    files = {"teacher": run.teacher / "model.keras", "baseline": run.baseline, "student": run.student}
-    return {role: path for role, path in files.items() if path.exists()}
-
-
-def show_plan(
-    display, config: Config, run: RunDir, source, stores, buckets, devices: str, teacher, student, teacher_training, teacher_name
-) -> None:
-    """Prints what will be done, before it is done."""
-    import numpy as np
-    import rich.box
-    import rich.table
-
-    from tfkd.evaluate import parameters
-    from tfkd.student import choose_layers
-
-    def trained(training: Training) -> str:
-        steps = -(-len(stores["train"]) // training.batch_size) * training.epochs
-        epochs = "1 epoch" if training.epochs == 1 else f"{training.epochs} epochs"
-        return f"{epochs} of {len(stores['train']):,} examples, batch {training.batch_size}: {steps:,} steps"
-
-    def shape(model) -> str:
-        size = model.encoder.config
-        return (
-            f"{size['layers']} layers, width {size['width']}, {size['heads']} heads, {parameters(model) / 1e6:.2f} M parameters"
-        )
-
-    counts = np.bincount(stores["train"].labels, minlength=len(source.labels))
-    order = np.argsort(-counts, kind="stable")
-    shown = ", ".join(f"{source.labels[i]} {counts[i]:,}" for i in order[:10]) + (", ..." if len(counts) > 10 else "")
-    rows = ", ".join(f"{split} {len(store):,}" for split, store in stores.items())
-    if config.teacher.checkpoint is None:
-        origin = "from scratch, "
-    else:
-        origin = f"{teacher_name}, " + ("fine-tuned first, " if teacher_training else "as it is, ")
-    copied = ""
-    if config.student.layers is not None:
-        copied = f"teacher's layers {', '.join(map(str, choose_layers(teacher, config.student.layers)))}, "
-    ratio = parameters(teacher) / parameters(student)
-    plan = rich.table.Table(title=f"Plan: {config.name}", box=rich.box.SIMPLE_HEAD, show_header=False, title_justify="left")
-    plan.add_column(style="bold")
-    plan.add_column(overflow="fold")
-    plan.add_row("data", f"{source.name}: {rows}")
-    plan.add_row("classes", f"{len(source.labels)}: {shown}")
-    plan.add_row("lengths", f"batches padded to {', '.join(map(str, buckets))} word pieces")
-    plan.add_row("teacher", origin + shape(teacher))
-    if teacher_training is not None:
-        plan.add_row("", trained(teacher_training))
-    plan.add_row("student", f"{copied}{shape(student)}, {ratio:.1f} times smaller")
-    plan.add_row("", trained(config.train) + (", twice: without the teacher (baseline) and with it" if config.baseline else ""))
-    plan.add_row(
-        "objective",
-        f"{config.distill.alpha:g} x labels + {1 - config.distill.alpha:g} x KL at temperature {config.distill.temperature:g}",
-    )
-    plan.add_row("devices", f"{devices}, {config.strategy.precision}")
-    plan.add_row("run", str(run))
-    display.say(plan)
+    best = f"best validation {task.metric} {state['best']:.4f} at epoch {state['best_epoch']} of {state['epochs']}"
+    display.say(f"{role.capitalize()}: {best}")
 
 
 def export(run: RunDir, config: Config, display: Display) -> int:

@@ -120,8 +120,8 @@ class _RaggedWriter:
 
     def __init__(self, files: contextlib.ExitStack, folder: pathlib.Path, name: str, dtype: str):
         self.dtype, self.end = dtype, 0
-        self.values = files.enter_context(open(folder / f"{name}.{dtype}", "wb"))
-        self.offsets = files.enter_context(open(folder / f"{name}_offsets.int64", "wb"))
+        self.values = files.enter_context((folder / f"{name}.{dtype}").open("wb"))
+        self.offsets = files.enter_context((folder / f"{name}_offsets.int64").open("wb"))
         self.offsets.write(np.zeros(1, "int64").tobytes())
 
     def write(self, rows: list[np.ndarray]) -> None:

@@ -94,8 +94,8 @@ class Classification:
     metric = "accuracy"
 
     def head(self, classes: int, pooling: str = "first", dropout: float = 0.1) -> ClassificationHead:
-        """A new head, to be built with an encoder."""
-        return ClassificationHead(classes, pooling=pooling, dropout=dropout, name="head")
+        """A new head, to be built with an encoder. A mean over the text is scored as it is; one position is transformed first."""
+        return ClassificationHead(classes, pooling, hidden="tanh" if pooling == "first" else None, dropout=dropout, name="head")
 
     def loss(self, label_smoothing: float = 0.0) -> keras.losses.Loss:
         """The labels' loss."""

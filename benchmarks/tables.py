@@ -1,0 +1,60 @@
+"""Writes `configs/results.json` into the tables of README.md and configs/README.md: `python benchmarks/tables.py`."""
+
+import itertools
+import json
+import pathlib
+
+ROOT = pathlib.Path(__file__).parent.parent
+BEGIN, END = "<!-- results: python benchmarks/tables.py -->", "<!-- end of results -->"
+ROLES = ("teacher", "baseline", "student")
+
+
+def summary(entries: list[dict]) -> str:
+    """Mean accuracy over the seeds, a row for each configuration and data set it was measured on."""
+    lines = ["| configuration | measured on | teacher | student alone (baseline) | distilled student | parameters | seeds |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for (name, measured), group in itertools.groupby(entries, key=lambda e: (e["config"], e["measured_on"])):
+        runs = list(group)
+        means = {role: 100 * sum(run["models"][role]["accuracy"] for run in runs) / len(runs) for role in ROLES}
+        sizes = {role: runs[0]["models"][role]["parameters"] / 1e6 for role in ("teacher", "student")}
+        cells = " | ".join(f"{means[role]:.2f} %" for role in ROLES)
+        parameters = f"{sizes['teacher']:.1f} M to {sizes['student']:.1f} M"
+        lines.append(f"| `{name}` | {measured}, {runs[0]['rows']:,} rows | {cells} | {parameters} | {len(runs)} |")
+    return "\n".join(lines)
+
+
+def details(entries: list[dict]) -> str:
+    """Every run with its intervals."""
+    lines = ["| configuration | seed | measured on | teacher | baseline | student | student minus baseline | minutes |"]
+    lines.append("|---|---|---|---|---|---|---|---|")
+    for entry in entries:
+        cells = []
+        for role in ROLES:
+            low, high = entry["models"][role]["interval"]
+            cells.append(f"{100 * entry['models'][role]['accuracy']:.2f} ({100 * low:.1f} to {100 * high:.1f})")
+        difference = entry["student_minus_baseline"]
+        low, high = difference["interval"]
+        cells.append(f"{100 * difference['difference']:+.2f} ({100 * low:+.1f} to {100 * high:+.1f})")
+        lines.append(
+            f"| `{entry['config']}` | {entry['seed']} | {entry['measured_on']} | {' | '.join(cells)} | {entry['minutes']:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def written(text: str, table: str) -> str:
+    """`text` with the part between the two marks replaced."""
+    head, _, rest = text.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    return f"{head}{BEGIN}\n{table}\n{END}{tail}"
+
+
+def pages() -> dict[pathlib.Path, str]:
+    """What each page should say now."""
+    entries = json.loads((ROOT / "configs" / "results.json").read_text(encoding="utf-8"))
+    tables = {ROOT / "README.md": summary(entries), ROOT / "configs" / "README.md": details(entries)}
+    return {path: written(path.read_text(encoding="utf-8"), table) for path, table in tables.items()}
+
+
+if __name__ == "__main__":
+    for path, text in pages().items():
+        path.write_text(text, encoding="utf-8")
