@@ -24,7 +24,6 @@ ALL = [command for page in PAGES for command in commands(page.read_text(encoding
 
 def parser_of(module):
     from export.__main__ import parse
-
     from tfkd import evaluate, report, train
 
     programs = {"tfkd.train": train, "tfkd.evaluate": evaluate, "tfkd.report": report}

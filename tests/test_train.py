@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pathlib
+import shlex
 import signal
 import subprocess
 import sys
@@ -197,6 +198,8 @@ def test_a_mistake_in_the_data_is_one_line_and_exit_code_2(colours, tmp_path):
     assert "Traceback" not in out + err
     (line,) = err.strip().splitlines()
     assert "bad.csv" in line and "empty" in line and ("row 2" in line or "line 3" in line)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "runs") == ["bad.csv"]
+    assert not list(tmp_path.glob("runs/*"))
 
 
 def test_a_failure_inside_is_one_line_with_the_log_and_exit_code_1(colours, tmp_path):
@@ -221,7 +224,7 @@ def test_ctrl_c_stops_cleanly_and_the_command_it_names_goes_on(colours, tmp_path
     out, err = running.communicate(timeout=60)
     assert running.returncode == 130, err
     assert "Traceback" not in out + err
-    command = err.split("Go on with: python -m ", 1)[1].split()
+    command = shlex.split(err.split("Go on with: python -m ", 1)[1])
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-m", *command], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300

@@ -62,8 +62,5 @@ def choose_xla(setting: bool | str, steps: int, shapes: int, strategy: tf.distri
         return bool(setting), "as configured"
     if on_gpu:
         return True, "on: a GPU"
-    worth = steps >= STEPS_PER_COMPILED_SHAPE * shapes
-    return (
-        worth,
-        f"{'on' if worth else 'off'}: {steps:,} steps over {shapes} shapes, pays back from {STEPS_PER_COMPILED_SHAPE * shapes:,}",
-    )
+    needed = STEPS_PER_COMPILED_SHAPE * shapes
+    return steps >= needed, f"{'on' if steps >= needed else 'off'}: {shapes} shapes pay back from {needed:,} steps"

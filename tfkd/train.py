@@ -11,6 +11,7 @@ import importlib.util
 import logging
 import os
 import pathlib
+import shlex
 import shutil
 import subprocess
 import sys
@@ -285,10 +286,11 @@ def main(arguments: list[str] | None = None) -> int:
     if not console.is_terminal:
         console = rich.console.Console(width=120)  # a log file has no width of its own
     errors = rich.console.Console(stderr=True, soft_wrap=True)
-    run = None
+    run = new = None
     try:
         config = configs.load(options.config, options.set)
         run = choose_run(config, options.output, options.resume)
+        new = not run.path.exists()
         if options.resume:
             check_same(config, run)
         write_text(run.config, configs.dump(config))
@@ -298,22 +300,29 @@ def main(arguments: list[str] | None = None) -> int:
         return train(config, run, Display(console, log.info), options.resume)
     except UserError as error:
         errors.print(f"tfkd: {error}", style="bold red", highlight=False, markup=False)
+        if new and not run.metrics.exists():
+            remove(run.path)  # nothing was trained: a run that never began leaves nothing behind
         return 2
     except KeyboardInterrupt:
-        again = " ".join(["python -m tfkd.train", options.config, *(f"--set {item}" for item in options.set)])
+        if run is None or not run.config.exists():
+            return 130
+        again = shlex.join(["python", "-m", "tfkd.train", options.config, *(f"--set={item}" for item in options.set)])
         errors.print(f"\ntfkd: stopped. Go on with: {again} --output {run} --resume", highlight=False, markup=False)
         return 130
-    except Exception as error:  # noqa: BLE001 the last resort: one line for the person, everything for the log
+    except Exception as error:  # the last resort: one line for the person, everything for the log
+        first = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        errors.print(f"tfkd: {type(error).__name__}: {first}{told(run)}", style="bold red", highlight=False, markup=False)
+        return 1
+
+
+def told(run: RunDir | None) -> str:
+    """Writes the traceback of the exception being handled into the run's log; says where, or nothing where that fails too."""
+    try:
         with open(run.log, "a", encoding="utf-8") as file:
             traceback.print_exc(file=file)
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        errors.print(
-            f"tfkd: {type(error).__name__}: {first[:300]} (whole story: {run.log})",
-            style="bold red",
-            highlight=False,
-            markup=False,
-        )
-        return 1
+    except (AttributeError, OSError):  # no run yet, or no disk
+        return ""
+    return f" (whole story: {run.log})"
 
 
 def check_same(config: Config, run: RunDir) -> None:
