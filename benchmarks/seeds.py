@@ -41,7 +41,6 @@ def record(run: RunDir) -> dict:
                 for model in found["models"]
             },
             "student_minus_baseline": found["student_minus_baseline"],
-            "minutes": round(sum(report["seconds"].values()) / 60, 1),
         }
         key = ("config", "seed", "measured_on")
         entries = [old for old in entries if any(old[k] != entry[k] for k in key)] + [entry]
