@@ -65,3 +65,15 @@ def test_what_is_said_is_logged_without_markup():
     lines = []
     display(lines).say("Note: [red]1[/red] & 2")
     assert lines == ["Note: 1 & 2"]
+
+
+def test_the_estimate_does_not_believe_the_first_compiled_steps(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    lines = []
+    with display(lines).bar("train", 1000) as update:
+        now[0] = 60.0
+        update(2)
+        now[0] = 80.0
+        update(202)  # ten a second since: 798 more take 80 seconds
+    assert lines == ["train   0%, starting", "train  20%, 1:20 left"]

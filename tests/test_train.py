@@ -106,7 +106,7 @@ def test_reported_accuracy_is_that_of_the_saved_student_on_the_test_file(finishe
 def test_the_plan_comes_first_and_says_what_will_be_done(finished):
     _, said = finished
     plan = said[: said.index("Teacher:")]
-    for words in ("train 4", "classes", "3:", "2 layers, width 32", "times smaller", "steps", "CPU"):
+    for words in ("train 4", "classes", "3:", "2 layers of width 32", "times smaller", "steps", "CPU"):
         assert words in plan
     assert "validation split" in plan  # cut from train, and said so
 
@@ -232,6 +232,58 @@ def test_ctrl_c_stops_cleanly_and_the_command_it_names_goes_on(colours, tmp_path
     assert done.returncode == 0, done.stderr
     assert "going on after epoch" in done.stdout
     assert (tmp_path / "run" / "report.html").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "override", ["strategy.logical_cpus=2", "strategy.precision=mixed_float16", "strategy.precision=mixed_bfloat16"]
+)
+def test_the_whole_program_runs_on_replicas_and_in_half_precision(colours, tmp_path, override):
+    running = program(
+        colours, "--set", override, "--set", "export.formats=[tflite, saved_model, onnx]", "--output", "run", cwd=tmp_path
+    )
+    out, err = running.communicate(timeout=500)
+    assert running.returncode == 0, out + err
+    assert ("2 CPUs, mirrored" in out) == ("logical" in override)
+    by_role = {m["role"]: m["metrics"]["accuracy"] for m in read_json(tmp_path / "run" / "report.json")["models"]}
+    assert by_role["teacher"] > 0.9
+    assert len(read_json(tmp_path / "run" / "report.json")["artifacts"]) == 4
+
+
+@pytest.mark.slow
+def test_pairs_of_texts_are_trained_and_exported(tmp_path):
+    """The label says whether both texts name the same colour: neither text alone tells."""
+    random = np.random.default_rng(0)
+    words = ["red", "green", "blue"]
+    for split, rows in (("train", 600), ("test", 100)):
+        with open(tmp_path / f"{split}.csv", "w", encoding="utf-8") as file:
+            file.write("first,second,same\n")
+            for _ in range(rows):
+                a = str(random.choice(words))
+                b = a if random.random() < 0.5 else str(random.choice(words))
+                file.write(f"a {a} thing,it looks {b},{'yes' if a == b else 'no'}\n")
+    training = {"epochs": 12, "batch_size": 32, "learning_rate": 0.003}
+    size = {"layers": 2, "width": 32, "heads": 2, "dropout": 0.0}
+    tree = {
+        "data": {
+            "files": {split: str(tmp_path / f"{split}.csv") for split in ("train", "test")},
+            "columns": {"text": "first", "text_pair": "second", "label": "same"},
+            "max_length": 16,
+            "vocabulary_size": 64,
+        },
+        "teacher": {"dimensions": size, "train": training},
+        "student": {"dimensions": {**size, "layers": 1}},
+        "train": training,
+        "evaluate": {"bootstrap": 100},
+        "export": {"formats": ["tflite", "saved_model", "onnx"]},
+    }
+    path = tmp_path / "pairs.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    running = program(path, "--output", "run", cwd=tmp_path)
+    out, err = running.communicate(timeout=500)
+    assert running.returncode == 0, out + err
+    by_role = {m["role"]: m["metrics"]["accuracy"] for m in read_json(tmp_path / "run" / "report.json")["models"]}
+    assert by_role["teacher"] > 0.9
 
 
 def test_runs_are_numbered_so_that_none_is_overwritten(colours, tmp_path, monkeypatch):

@@ -21,10 +21,9 @@ def show_plan(
         return f"{epochs} of {len(stores['train']):,} examples, batch {training.batch_size}: {steps:,} steps"
 
     def shape(model) -> str:
-        size = model.encoder.config
-        return (
-            f"{size['layers']} layers, width {size['width']}, {size['heads']} heads, {parameters(model) / 1e6:.2f} M parameters"
-        )
+        size, millions = model.encoder.config, parameters(model) / 1e6
+        layers = "1 layer" if size["layers"] == 1 else f"{size['layers']} layers"
+        return f"{layers} of width {size['width']}, {size['heads']} heads, {millions:.2f} M parameters"
 
     counts = np.bincount(stores["train"].labels, minlength=len(source.labels))
     order = np.argsort(-counts, kind="stable")

@@ -9,6 +9,7 @@ import rich.console
 import rich.progress
 
 SECONDS_BETWEEN_LINES = 15.0
+FEWEST_TO_ESTIMATE = 10
 
 
 class Display:
@@ -64,21 +65,19 @@ class _Lines:
 
     def __init__(self, say: Callable[[str], None], title: str, total: int | None):
         self.say, self.title, self.total = say, title, total
-        self.begin = self.last = time.monotonic()
+        self.last, self.done = time.monotonic(), 0
 
     def __call__(self, completed: int, text: str = "", total: int | None = None) -> None:
         self.total = total if total is not None else self.total
         now = time.monotonic()
         if now - self.last < SECONDS_BETWEEN_LINES or not completed:
             return
-        self.last = now
-        spent = now - self.begin
-        share = (
-            f" {completed / self.total:4.0%}, {clock(spent * (self.total / completed - 1))} left"
-            if self.total
-            else f" {completed:,} done"
-        )
+        # By the speed since the last line: the first steps compile, and would promise days.
+        left = (self.total - completed) * (now - self.last) / max(completed - self.done, 1) if self.total else 0.0
+        estimate = f"{clock(left)} left" if completed >= FEWEST_TO_ESTIMATE else "starting"
+        share = f" {completed / self.total:4.0%}, {estimate}" if self.total else f" {completed:,} done"
         self.say(f"{self.title}{share}  {text}".rstrip())
+        self.last, self.done = now, completed
 
 
 def clock(seconds: float) -> str:
