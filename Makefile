@@ -9,7 +9,7 @@ train: .venv/installed
 	$(BIN)/python -m tfkd.train
 
 test: .venv/tested
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 slow: .venv/tested .venv/reference/installed
 	TFKD_REFERENCE_PYTHON=$(abspath .venv/reference/bin/python) $(BIN)/python -m pytest -m slow

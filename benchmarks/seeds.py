@@ -22,7 +22,8 @@ def record(run: RunDir) -> dict:
     """Adds a finished run to the results, in place of an earlier one of the same configuration, data and seed."""
     run.require(run.config, run.report_json)
     report, settings = read_json(run.report_json), config.load(run.config)
-    files = [(report, f"{report['dataset']['name']} {report['dataset']['measured_on']}")]
+    split = settings.data.splits.test or report["dataset"]["measured_on"]  # TFDS: what the test split really is
+    files = [(report, f"{report['dataset']['name']} {split}")]
     for path in sorted(run.path.glob("evaluation-*.json")):
         files.append((read_json(path), path.stem.removeprefix("evaluation-")))
     entries = read_json(RESULTS) if RESULTS.exists() else []
@@ -41,6 +42,7 @@ def record(run: RunDir) -> dict:
                 for model in found["models"]
             },
             "student_minus_baseline": found["student_minus_baseline"],
+            "minutes": round(sum(report["seconds"].values()) / 60, 1),
         }
         key = ("config", "seed", "measured_on")
         entries = [old for old in entries if any(old[k] != entry[k] for k in key)] + [entry]

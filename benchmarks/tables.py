@@ -25,8 +25,8 @@ def summary(entries: list[dict]) -> str:
 
 def details(entries: list[dict]) -> str:
     """Every run with its intervals."""
-    lines = ["| configuration | seed | measured on | teacher | baseline | student | student minus baseline |"]
-    lines.append("|---|---|---|---|---|---|---|")
+    lines = ["| configuration | seed | measured on | teacher | baseline | student | student minus baseline | minutes |"]
+    lines.append("|---|---|---|---|---|---|---|---|")
     for entry in entries:
         cells = []
         for role in ROLES:
@@ -35,6 +35,7 @@ def details(entries: list[dict]) -> str:
         difference = entry["student_minus_baseline"]
         low, high = difference["interval"]
         cells.append(f"{100 * difference['difference']:+.2f} ({100 * low:+.1f} to {100 * high:+.1f})")
+        cells.append(f"{entry['minutes']:.1f}")
         lines.append(f"| `{entry['config']}` | {entry['seed']} | {entry['measured_on']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

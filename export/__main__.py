@@ -42,6 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (UserError, OSError) as error:  # OSError: a folder that cannot be written, a full disk
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     return 0 if all(entry["passed"] for entry in entries) else 1
 
 

@@ -41,7 +41,11 @@ def small(tmp_path):
         ("data.tfds=glue/sst2", "give exactly one of data.builtin, data.tfds and data.files, not builtin, tfds"),
         ("teacher.finetune.epochs=3", "teacher.finetune goes with teacher.checkpoint"),
         ("teacher.dimensions.heads=3", "teacher.dimensions: heads = 3 does not divide width = 128"),
-        ("export.length=900", "export.length = 900 is above data.max_length = 128"),
+        ("export.length=900", "export.length = 900: must be from 3 to data.max_length = 128"),
+        ("data.buckets=[]", "data.buckets = []: list should have at least 1 item"),
+        ("data.download=true", "data.data_dir and data.download go with data.tfds"),
+        ("teacher.label_map={a: b}", "teacher.label_map goes with teacher.checkpoint"),
+        ("teacher.head=new", "teacher.head: new goes with teacher.checkpoint"),
         ("train.epochs.more=3", "--set train.epochs.more=3: train.epochs holds a value, not a section"),
         ("train.epochs", "--set train.epochs: write key=value"),
         ("train.epochs=[", "--set train.epochs=[: [ is not a YAML value"),
@@ -83,6 +87,19 @@ def test_overrides_are_yaml_and_reach_into_sections(small):
     assert loaded.student.layers == [0, 2]
     assert loaded.train.learning_rate == 0.001
     assert loaded.train.clip_norm is None
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        ({"head": "new"}, "teacher.head: new is random: say with teacher.finetune"),
+        ({"revision": "main"}, "teacher.revision = main goes with an hf:// checkpoint"),
+        ({"finetune": {}, "label_map": {"a": "b"}}, "teacher.label_map goes with the checkpoint's own head"),
+    ],
+)
+def test_a_teacher_that_contradicts_itself_is_refused(teacher, message):
+    with pytest.raises(UserError, match=message):
+        config.parse({**SMALL, "teacher": {"checkpoint": "somewhere", **teacher}})
 
 
 def test_what_is_written_is_read_back_unchanged(small, tmp_path):

@@ -19,6 +19,9 @@ def test_xla_on_logical_cpus_falls_back_with_the_reason():
     class Two:
         num_replicas_in_sync = 2
 
+        class extended:
+            worker_devices = ("/job:localhost/device:CPU:0", "/job:localhost/device:CPU:1")
+
     use, reason = strategy.choose_xla(True, 10**6, 1, Two())
     assert use is False
     assert "first logical CPU alone" in reason and "not followed" in reason
@@ -61,10 +64,10 @@ def test_clock_by_hand():
     assert [progress.clock(s) for s in (0, 42.4, 725, 3723)] == ["0:00", "0:42", "12:05", "1:02:03"]
 
 
-def test_what_is_said_is_logged_without_markup():
+def test_brackets_in_labels_and_paths_are_said_as_they_are():
     lines = []
-    display(lines).say("Note: [red]1[/red] & 2")
-    assert lines == ["Note: 1 & 2"]
+    display(lines).say("Note: [joy] and [/joy] & 2")
+    assert lines == ["Note: [joy] and [/joy] & 2"]
 
 
 def test_the_estimate_does_not_believe_the_first_compiled_steps(monkeypatch):

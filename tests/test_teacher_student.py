@@ -100,10 +100,14 @@ def test_labels_that_disagree_stop_with_both_lists(label_map, words):
         assert word in str(caught.value)
 
 
-def test_a_head_without_names_must_have_as_many_classes():
-    model = make(classes=3)
-    with pytest.raises(UserError, match="3 classes, the data 2"):
-        build_teacher(model.encoder, model.head, None, ["yes", "no"])
+def test_classes_without_names_are_never_taken_for_granted():
+    """KerasHub heads do not name their classes: their order must be said."""
+    model = make(classes=2)
+    before = model(inputs()).numpy()
+    with pytest.raises(UserError, match=r"the teacher has \[0, 1\], the data \[negative, positive\]"):
+        build_teacher(model.encoder, model.head, None, ["negative", "positive"])
+    again = build_teacher(model.encoder, model.head, None, ["negative", "positive"], {"0": "positive", "1": "negative"})
+    np.testing.assert_allclose(again(inputs()), before[:, [1, 0]], rtol=1e-6)
 
 
 def test_a_teacher_gives_the_named_tensors_without_gradient_or_dropout():

@@ -307,3 +307,100 @@ def test_a_run_is_not_resumed_with_other_settings(colours, tmp_path):
     with pytest.raises(UserError, match=r"--resume: train.epochs is not what"):
         train.check_same(config.load(colours, ["train.epochs=9"]), run)
     train.check_same(config.load(colours), run)
+
+
+def write_checkpoint(folder, labels):
+    """A small Hugging Face BERT with a classification head, random weights and the words of `colours` as its vocabulary."""
+    from safetensors.numpy import save_file
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *FILLER, *" ".join(SUBJECTS.values()).split()]
+    size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    about = {"model_type": "bert", "architectures": ["BertForSequenceClassification"], "vocab_size": len(words), **size}
+    about |= {"max_position_embeddings": 40, "type_vocab_size": 2, "hidden_act": "gelu", "layer_norm_eps": 1e-12}
+    about |= {"id2label": {str(i): label for i, label in enumerate(labels)}, "hidden_dropout_prob": 0.1}
+    shapes = {"embeddings.word_embeddings": (len(words), 16), "embeddings.position_embeddings": (40, 16)}
+    shapes |= {"embeddings.token_type_embeddings": (2, 16)}
+    dense = {"bert.pooler.dense": (16, 16), "classifier": (len(labels), 16)}
+    norms = ["bert.embeddings.LayerNorm"]
+    for layer in (f"bert.encoder.layer.{i}" for i in range(2)):
+        dense |= {f"{layer}.attention.{part}": (16, 16) for part in ("self.query", "self.key", "self.value", "output.dense")}
+        dense |= {f"{layer}.intermediate.dense": (32, 16), f"{layer}.output.dense": (16, 32)}
+        norms += [f"{layer}.attention.output.LayerNorm", f"{layer}.output.LayerNorm"]
+    random = np.random.default_rng(0)
+    tensors = {f"bert.{name}.weight": random.normal(0, 0.2, shape) for name, shape in shapes.items()}
+    for name, shape in dense.items():
+        tensors |= {f"{name}.weight": random.normal(0, 0.2, shape), f"{name}.bias": random.normal(0, 0.2, shape[0])}
+    for name in norms:
+        tensors |= {f"{name}.weight": np.ones(16), f"{name}.bias": np.zeros(16)}
+    folder.mkdir()
+    save_file({name: value.astype("float32") for name, value in tensors.items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(about))
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+    return folder
+
+
+def teach(folder, *more):
+    """Overrides that put a checkpoint in the place of the teacher trained from scratch, and its first layer in the student's."""
+    teacher = ["teacher.dimensions=null", "teacher.train=null", f"teacher.checkpoint={folder}"]
+    return [*teacher, "student.dimensions=null", "student.layers=1", "train.epochs=1", *more]
+
+
+def test_a_checkpoint_with_a_head_teaches_as_it_is_whatever_its_label_order(colours, tmp_path):
+    labels = ["red", "blue", "green"]  # not the data's order
+    folder = write_checkpoint(tmp_path / "bert", labels)
+    run, said = go(colours, tmp_path / "run", *teach(folder))
+    assert "bert, as it is" in said.replace(str(tmp_path) + "/", "") and "teacher's layers 0" in said
+    from tfkd.checkpoints.checkpoint import open_checkpoint
+    from tfkd.data.tokenizer import Tokenizer
+    from tfkd.models.with_head import TransformerWithHead
+
+    found = open_checkpoint(str(folder))
+    rows = [json.loads(line) for line in (colours.parent / "test.jsonl").read_text().splitlines()]
+    ids = Tokenizer(found.pieces, lowercase=found.lowercase).padded([row["text"] for row in rows], max_length=32)
+    best = TransformerWithHead(found.encoder, found.head)(ids).numpy().argmax(-1)
+    right = np.mean([labels[i] == row["label"] for i, row in zip(best, rows, strict=True)])
+    reported = {m["role"]: m["metrics"]["accuracy"] for m in read_json(run.report_json)["models"]}
+    assert reported["teacher"] == pytest.approx(right)
+    assert evaluate.main([str(run)]) == 0
+    again = read_json(run.path / "evaluation-train.jsonl-test.json")
+    assert {m["role"]: m["metrics"]["accuracy"] for m in again["models"]} == pytest.approx(reported)
+
+
+def test_a_checkpoint_is_fine_tuned_first_where_asked(colours, tmp_path):
+    folder = write_checkpoint(tmp_path / "bert", ["LABEL_0", "LABEL_1"])  # its head is replaced
+    tune = ["teacher.finetune.epochs=8", "teacher.finetune.learning_rate=0.01"]
+    run, said = go(colours, tmp_path / "run", *teach(folder, *tune))
+    assert "fine-tuned first" in said
+    reported = {m["role"]: m["metrics"]["accuracy"] for m in read_json(run.report_json)["models"]}
+    assert reported["teacher"] > 0.9
+    # Other weights under the same name are another teacher.
+    changed = write_checkpoint(tmp_path / "other", ["LABEL_0", "LABEL_1"])
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(changed / "model.safetensors")
+    tensors["bert.pooler.dense.bias"] = tensors["bert.pooler.dense.bias"] + 1
+    save_file(tensors, folder / "model.safetensors")
+    _, said = go(colours, tmp_path / "again", *teach(folder, *tune), "teacher.finetune.epochs=8")
+    assert "used again" not in said
+
+
+@pytest.mark.parametrize(
+    ("labels", "more", "message"),
+    [
+        (["red", "green", "purple"], [], r"the teacher has \[red, green, purple\], the data \[blue, green, red\]"),
+        (["red", "green", "blue"], ["student.layers=3"], "asks for more than the teacher's 2 layers"),
+        (["red", "green", "blue"], ["data.max_length=64"], "data.max_length = 64 is above the 40 positions"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused_before_anything_is_tokenized(colours, tmp_path, labels, more, message):
+    folder = write_checkpoint(tmp_path / "bert", labels)
+    with pytest.raises(UserError, match=message):
+        go(colours, tmp_path / "run", *teach(folder, *more))
+    assert not RunDir(tmp_path / "run").vocabulary.exists()
+
+
+def test_a_run_is_not_resumed_on_other_data(colours, tmp_path):
+    train.check_data(RunDir(tmp_path), "one", resume=False)
+    train.check_data(RunDir(tmp_path), "one", resume=True)
+    with pytest.raises(UserError, match="the data are not those"):
+        train.check_data(RunDir(tmp_path), "two", resume=True)

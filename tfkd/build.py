@@ -2,17 +2,22 @@
 
 import hashlib
 import json
-import pathlib
+
+import keras
+import numpy as np
 
 from tfkd import config as configs
 from tfkd import student
 from tfkd.checkpoints import checkpoint as checkpoints
-from tfkd.config import Config, Dimensions
+from tfkd.config import Config, Dimensions, Training
 from tfkd.errors import UserError
 from tfkd.models.encoder import TransformerEncoder
 from tfkd.models.with_head import TransformerWithHead
 from tfkd.run_dir import cache_root
 from tfkd.teacher import build_teacher
+
+TRAINING_FORMAT = 1
+"""Of how teachers are trained; a change of it makes those trained before unused."""
 
 
 def source_arguments(data: configs.Data) -> dict:
@@ -40,7 +45,11 @@ def source_arguments(data: configs.Data) -> dict:
 
 
 def open_checkpoint(config: Config) -> checkpoints.Checkpoint | None:
-    """The teacher's checkpoint, or None for a teacher trained from scratch."""
+    """The teacher's checkpoint, or None for a teacher trained from scratch.
+
+    Raises:
+        UserError: it cannot be read, is too short for `data.max_length`, or lacks a head that it is to be used with.
+    """
     if config.teacher.checkpoint is None:
         return None
     found = checkpoints.open_checkpoint(configs.expand(config.teacher.checkpoint, "teacher.checkpoint"), config.teacher.revision)
@@ -48,9 +57,8 @@ def open_checkpoint(config: Config) -> checkpoints.Checkpoint | None:
         raise UserError(f"data.max_length = {config.data.max_length} is above the {found.max_length} positions of {found.name}")
     keep = config.teacher.head == "keep" or (config.teacher.head == "auto" and config.teacher.finetune is None)
     if keep and found.head is None:
-        raise UserError(
-            f"teacher.checkpoint = {found.name} has no classification head; say with teacher.finetune how to train one"
-        )
+        how = "use teacher.head: new" if config.teacher.finetune else "say with teacher.finetune how to train one"
+        raise UserError(f"teacher.checkpoint = {found.name} has no classification head; {how}")
     return found
 
 
@@ -86,24 +94,17 @@ def from_dimensions(dimensions: Dimensions, config: Config, classes: int, vocabu
     return TransformerWithHead(encoder, task.head(classes, dimensions.pooling, dimensions.dropout), name=name)
 
 
-def teacher_key(config: Config, data_key: str, buckets: list[int]) -> str:
-    """Digest of all that a trained teacher depends on."""
+def teacher_key(config: Config, teacher, training: Training, data_key: str, buckets: list[int]) -> str:
+    """Digest of all that a trained teacher depends on: its weights before training, whatever they came from, first of all."""
+    start = hashlib.sha256(json.dumps(keras.saving.serialize_keras_object(teacher), sort_keys=True).encode())
+    for weight in teacher.get_weights():
+        start.update(np.ascontiguousarray(weight).data)
     parts = {
-        "teacher": config.teacher.model_dump(mode="json"),
-        "checkpoint": None if config.teacher.checkpoint is None else checkpoint_key(config.teacher.checkpoint),
+        "format": TRAINING_FORMAT,
+        "start": start.hexdigest(),
+        "training": training.model_dump(mode="json"),
         "data": data_key,
         "buckets": buckets,
         "seed": config.seed,
-        "precision": config.strategy.precision,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def checkpoint_key(reference: str) -> list:
-    """Names, sizes and times of a local checkpoint's files; a remote one is told by its name and revision alone."""
-    folder = pathlib.Path(configs.expand(reference, "teacher.checkpoint"))
-    return (
-        [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in sorted(folder.iterdir()) if f.is_file()]
-        if folder.is_dir()
-        else []
-    )

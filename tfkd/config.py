@@ -77,7 +77,7 @@ class Data(Section):
     """At most this many rows of each split, the first ones; for trying things out."""
     max_length: Annotated[int, Field(ge=4, le=4096)] = 128
     """Longest input in word pieces, special tokens included; longer texts are cut."""
-    buckets: list[Positive] | None = None
+    buckets: Annotated[list[Positive], Field(min_length=1)] | None = None
     """Lengths that batches are padded to, rising, the last one `max_length`; default: chosen from the data."""
     vocabulary_size: Annotated[int, Field(ge=64)] = 8000
     """Word pieces to learn where the teacher is trained here; a checkpoint brings its own vocabulary."""
@@ -91,6 +91,8 @@ class Data(Section):
             raise ValueError(f"give exactly one of data.builtin, data.tfds and data.files, not {', '.join(given) or 'none'}")
         if self.files is not None and self.files.train is None:
             raise ValueError("data.files.train is missing: name the training file")
+        if self.tfds is None and (self.data_dir is not None or self.download):
+            raise ValueError("data.data_dir and data.download go with data.tfds")
         if self.tfds is None and self.splits != Splits():
             raise ValueError("data.splits goes with data.tfds; for files, name them in data.files")
         if self.buckets is not None and (sorted(set(self.buckets)) != self.buckets or self.buckets[-1] != self.max_length):
@@ -178,8 +180,20 @@ class Teacher(Section):
             raise ValueError("teacher.finetune goes with teacher.checkpoint; with teacher.dimensions use teacher.train")
         if self.checkpoint is not None and self.train is not None:
             raise ValueError("teacher.train goes with teacher.dimensions; with teacher.checkpoint use teacher.finetune")
-        if self.head == "keep" and self.finetune is None and self.checkpoint is None:
-            raise ValueError("teacher.head: keep needs teacher.checkpoint")
+        if self.head == "new" and self.checkpoint is not None and self.finetune is None:
+            raise ValueError("teacher.head: new is random: say with teacher.finetune how to train it")
+        if self.checkpoint is None:
+            for name in ("revision", "label_map"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"teacher.{name} goes with teacher.checkpoint")
+            if self.head != "auto":
+                raise ValueError(f"teacher.head: {self.head} goes with teacher.checkpoint")
+        elif self.revision is not None and not self.checkpoint.startswith(("hf://", "$")):
+            raise ValueError(f"teacher.revision = {self.revision} goes with an hf:// checkpoint, not with {self.checkpoint}")
+        elif self.label_map is not None and self.finetune is not None and self.head != "keep":
+            raise ValueError(
+                "teacher.label_map goes with the checkpoint's own head; fine-tuning keeps it with teacher.head: keep"
+            )
         return self
 
 
@@ -240,8 +254,8 @@ class Export(Section):
     """May be empty: nothing is exported."""
     length: Positive | None = None
     """Fixed input length of TFLite files; default: `data.max_length`."""
-    examples: Annotated[int, Field(ge=1)] = 512
-    """Test examples that every file is compared with the Keras student on."""
+    examples: Annotated[int, Field(ge=256, le=2000)] = 512
+    """Test examples that every file is compared with the Keras student on; all of them where there are fewer."""
 
 
 class Config(Section):
@@ -269,8 +283,10 @@ class Config(Section):
         dimensions = self.teacher.dimensions
         if dimensions is not None and self.student.layers is not None:
             _check_layers(self.student.layers, dimensions.layers)
-        if self.export.length is not None and self.export.length > self.data.max_length:
-            raise ValueError(f"export.length = {self.export.length} is above data.max_length = {self.data.max_length}")
+        least = 3 if self.data.columns.text_pair is None else 5  # special pieces, and one of each text
+        if self.export.length is not None and not least <= self.export.length <= self.data.max_length:
+            limits = f"must be from {least} to data.max_length = {self.data.max_length}"
+            raise ValueError(f"export.length = {self.export.length}: {limits}")
         return self
 
 

@@ -56,7 +56,8 @@ def load_models(run: RunDir, config: configs.Config, labels: list[str]) -> dict:
     from tfkd.teacher import build_teacher
 
     models = {}
-    if (run.teacher / "model.keras").exists():
+    if config.teacher.checkpoint is None or config.teacher.finetune is not None:
+        run.require(run.teacher / "model.keras")
         models["teacher"] = keras.models.load_model(run.teacher / "model.keras", compile=False)
     else:
         found = open_checkpoint(configs.expand(config.teacher.checkpoint, "teacher.checkpoint"), config.teacher.revision)
@@ -87,6 +88,9 @@ def main(arguments: list[str] | None = None) -> int:
         evaluate(options)
     except UserError as error:
         print(f"tfkd.evaluate: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"tfkd.evaluate: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
     return 0
 
@@ -124,6 +128,9 @@ def evaluate(options: argparse.Namespace) -> None:
             rows, name = reader.rows("train"), pathlib.Path(options.data).name
         else:
             source = sources.open_source(**source_arguments(config.data))
+            if source.labels != labels:
+                now, before = ", ".join(source.labels), ", ".join(labels)
+                raise UserError(f"{source.name}: its labels are now [{now}], those of {run} [{before}]")
             split = "test" if "test" in source.splits else "validation"
             rows, name = source.examples(split), f"{source.name} {split}"
         with display.bar("tokenize", None) as update:
@@ -139,7 +146,7 @@ def evaluate(options: argparse.Namespace) -> None:
         truth = examples.labels[:].copy()
     result = report.summarize(
         task=config.task,
-        dataset={"name": name, "rows": {"test": len(truth)}},
+        dataset={"name": name, "measured_on": name.rpartition(" ")[2], "rows": {"test": len(truth)}},
         metric="accuracy",
         label_names=labels,
         labels=truth,

@@ -3,8 +3,10 @@
 import numpy as np
 import rich.box
 import rich.table
+from rich.text import Text
 
 from tfkd.config import Config, Training
+from tfkd.data import pipeline
 from tfkd.evaluate import parameters
 from tfkd.run_dir import RunDir
 from tfkd.student import choose_layers
@@ -28,7 +30,7 @@ def show_plan(
     counts = np.bincount(stores["train"].labels, minlength=len(source.labels))
     order = np.argsort(-counts, kind="stable")
     shown = ", ".join(f"{source.labels[i]} {counts[i]:,}" for i in order[:10]) + (", ..." if len(counts) > 10 else "")
-    rows = ", ".join(f"{split} {len(store):,}" for split, store in stores.items())
+    splits = ", ".join(f"{split} {len(store):,}" for split, store in stores.items())
     if config.teacher.checkpoint is None:
         origin = "from scratch, "
     else:
@@ -36,22 +38,24 @@ def show_plan(
     copied = ""
     if config.student.layers is not None:
         copied = f"teacher's layers {', '.join(map(str, choose_layers(teacher, config.student.layers)))}, "
-    ratio = parameters(teacher) / parameters(student)
-    plan = rich.table.Table(title=f"Plan: {config.name}", box=rich.box.SIMPLE_HEAD, show_header=False, title_justify="left")
+    alpha, ratio = config.distill.alpha, parameters(teacher) / parameters(student)
+    plan = rich.table.Table(title=Text(f"Plan: {config.name}"), box=rich.box.SIMPLE_HEAD, show_header=False, title_justify="left")
     plan.add_column(style="bold")
     plan.add_column(overflow="fold")
-    plan.add_row("data", f"{source.name}: {rows}")
-    plan.add_row("classes", f"{len(source.labels)}: {shown}")
-    plan.add_row("lengths", f"batches padded to {', '.join(map(str, buckets))} word pieces")
-    plan.add_row("teacher", origin + shape(teacher))
-    if teacher_training is not None:
-        plan.add_row("", trained(teacher_training))
-    plan.add_row("student", f"{copied}{shape(student)}, {ratio:.1f} times smaller")
-    plan.add_row("", trained(config.train) + (", twice: without the teacher (baseline) and with it" if config.baseline else ""))
-    plan.add_row(
-        "objective",
-        f"{config.distill.alpha:g} x labels + {1 - config.distill.alpha:g} x KL at temperature {config.distill.temperature:g}",
-    )
-    plan.add_row("devices", f"{devices}, {config.strategy.precision}")
-    plan.add_row("run", str(run))
+    padding = pipeline.Batches(stores["train"], config.train.batch_size, buckets).padding()
+    rows = [
+        ("data", f"{source.name}: {splits}"),
+        ("classes", f"{len(source.labels)}: {shown}"),
+        ("lengths", f"batches padded to {', '.join(map(str, buckets))} word pieces, {padding:.0%} of them padding"),
+        ("teacher", origin + shape(teacher)),
+        ("", "" if teacher_training is None else trained(teacher_training)),
+        ("student", f"{copied}{shape(student)}, {ratio:.1f} times smaller"),
+        ("", trained(config.train) + (", twice: without the teacher (baseline) and with it" if config.baseline else "")),
+        ("objective", f"{alpha:g} x labels + {1 - alpha:g} x KL at temperature {config.distill.temperature:g}"),
+        ("devices", f"{devices}, {config.strategy.precision}"),
+        ("run", str(run)),
+    ]
+    for name, value in rows:
+        if value:
+            plan.add_row(name, Text(value))  # labels and paths may hold [brackets]: no markup
     display.say(plan)

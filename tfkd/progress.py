@@ -25,10 +25,11 @@ class Display:
 
     def say(self, message) -> None:
         """Prints a line or any rich renderable, and logs it."""
-        self.console.print(message, highlight=False, soft_wrap=isinstance(message, str))
+        # Labels and paths may hold [brackets]: nothing that is said is markup.
+        self.console.print(message, highlight=False, markup=False, soft_wrap=isinstance(message, str))
         if self.log is not None:
             plain = rich.console.Console(file=io.StringIO(), width=130)
-            plain.print(message, highlight=False)
+            plain.print(message, highlight=False, markup=False)
             self.log(plain.file.getvalue().rstrip())
 
     @contextlib.contextmanager
@@ -54,7 +55,7 @@ def _bar(console: rich.console.Console) -> rich.progress.Progress:
         rich.progress.TimeElapsedColumn(),
         rich.progress.TextColumn("left"),
         rich.progress.TimeRemainingColumn(),
-        rich.progress.TextColumn("{task.fields[text]}"),
+        rich.progress.TextColumn("{task.fields[text]}", markup=False),
         console=console,
         expand=False,
     )

@@ -41,7 +41,7 @@ def page(run: RunDir, report: dict, manifest: list[dict] | None) -> str:
         "name": run.path.resolve().name,
         "report": report,
         "models": models,
-        "origin": _origin(config),
+        "origin": _origin(config, report),
         "smaller": {key: words.ratio(models["teacher"][key], models["student"][key]) for key in ("parameters", "bytes")},
         "axis": _axis(report["models"]),
         "losses": _losses(history),
@@ -63,9 +63,10 @@ def page(run: RunDir, report: dict, manifest: list[dict] | None) -> str:
     return inputs.printable(template.render(words=words, cut=plots.cut, **values))
 
 
-def _origin(config: dict) -> dict[str, str]:
-    """What was distilled from what, in the words of the configuration."""
+def _origin(config: dict, report: dict) -> dict[str, str]:
+    """What was distilled from what: in the words of the configuration, but for a checkpoint, which has a name of its own."""
     teacher, student = config.get("teacher", {}), config.get("student", {})
+    named = (report.get("teacher") or {}).get("checkpoint")
     layers = student.get("layers")
     copied = None
     if isinstance(layers, int):
@@ -73,7 +74,7 @@ def _origin(config: dict) -> dict[str, str]:
     elif isinstance(layers, list):
         copied = f"the teacher's layer{'s' * (len(layers) != 1)} {', '.join(map(str, layers))}, counted from 0"
     return {
-        "teacher": teacher.get("checkpoint") or _shape(teacher.get("dimensions")),
+        "teacher": named or teacher.get("checkpoint") or _shape(teacher.get("dimensions")),
         "student": copied or _shape(student.get("dimensions")),
     }
 

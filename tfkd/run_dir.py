@@ -122,6 +122,16 @@ class RunDir:
         return self.path / "log.txt"
 
     @property
+    def data_key(self) -> pathlib.Path:
+        """`{"key"}`: a digest of data and preprocessing, so that no run goes on with other data than it was begun with."""
+        return self.path / "data_key.json"
+
+    @property
+    def seconds(self) -> pathlib.Path:
+        """Seconds by stage, those of interrupted sittings included."""
+        return self.path / "seconds.json"
+
+    @property
     def metrics(self) -> pathlib.Path:
         """`{"role", "epoch", "step", "seconds", "loss", ...}`, one JSON object a line, one line a logging step."""
         return self.path / "metrics.jsonl"
@@ -158,7 +168,7 @@ class RunDir:
 
     @property
     def tokenizer(self) -> pathlib.Path:
-        """`{"lowercase": bool, "max_length": int}`: what, beside `vocab.txt`, turns text into token ids."""
+        """`{"lowercase": bool, "max_length": int, "pairs": bool}`: what, beside `vocab.txt`, turns text into token ids."""
         return self.path / "tokenizer_config.json"
 
     @property

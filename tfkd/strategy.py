@@ -35,11 +35,16 @@ def make_strategy(kind: str = "auto", logical_cpus: int | None = None) -> tf.dis
     return tf.distribute.OneDeviceStrategy("GPU:0" if gpus else "CPU:0") if kind == "one" else tf.distribute.get_strategy()
 
 
+def on_gpu(strategy: tf.distribute.Strategy) -> bool:
+    """Whether the replicas of a strategy are GPUs."""
+    if strategy.num_replicas_in_sync > 1:
+        return all("GPU" in device.upper() for device in strategy.extended.worker_devices)
+    return bool(tf.config.list_logical_devices("GPU"))
+
+
 def describe(strategy: tf.distribute.Strategy) -> str:
-    """`1 CPU (2 cores)`, `4 GPUs, mirrored`."""
-    replicas = strategy.num_replicas_in_sync
-    gpus = tf.config.list_logical_devices("GPU")
-    noun = "GPU" if gpus else "CPU"
+    """`1 CPU`, `4 GPUs, mirrored`."""
+    replicas, noun = strategy.num_replicas_in_sync, "GPU" if on_gpu(strategy) else "CPU"
     return f"{replicas} {noun}s, mirrored" if replicas > 1 else f"1 {noun}"
 
 
@@ -54,13 +59,12 @@ def choose_xla(setting: bool | str, steps: int, shapes: int, strategy: tf.distri
     Arguments:
         setting: True, False, or `auto`.
     """
-    on_gpu = bool(tf.config.list_logical_devices("GPU"))
-    if strategy.num_replicas_in_sync > 1 and not on_gpu:
+    if strategy.num_replicas_in_sync > 1 and not on_gpu(strategy):
         reason = "XLA compiles for the first logical CPU alone"
         return False, f"off: {reason}" + (", so strategy.xla: true is not followed" if setting is True else "")
     if setting != "auto":
         return bool(setting), "as configured"
-    if on_gpu:
+    if on_gpu(strategy):
         return True, "on: a GPU"
     needed = STEPS_PER_COMPILED_SHAPE * shapes
     return steps >= needed, f"{'on' if steps >= needed else 'off'}: {shapes} shapes pay back from {needed:,} steps"

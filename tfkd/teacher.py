@@ -66,13 +66,12 @@ def build_teacher(
 ) -> TransformerWithHead:
     """A model of a checkpoint's encoder and fine-tuned head that answers in the order of the data's `labels`.
 
+    Arguments:
+        teacher_labels: the head's class names in order; where a checkpoint does not name them, they are `0`, `1`, ...
+
     Raises:
-        UserError: the labels disagree (see `align_labels`), or are unknown and differ in number.
+        UserError: the labels disagree (see `align_labels`).
     """
-    if teacher_labels is not None:
-        reorder_classes(head, align_labels(teacher_labels, labels, label_map))
-    elif head.classes != len(labels):
-        raise UserError(
-            f"the teacher's head has {head.classes} classes, the data {len(labels)}: {', '.join(labels)}; try teacher.head: new"
-        )
+    names = teacher_labels or [str(index) for index in range(head.classes)]
+    reorder_classes(head, align_labels(names, labels, label_map))
     return TransformerWithHead(encoder, head, name="teacher")

@@ -24,7 +24,7 @@ from tfkd import config as configs
 from tfkd.config import Config, Training
 from tfkd.errors import UserError
 from tfkd.progress import Display, clock
-from tfkd.run_dir import RunDir, cache_root, remove, size, whole, write_json, write_text
+from tfkd.run_dir import RunDir, cache_root, read_json, remove, size, whole, write_json, write_text
 
 QUICKSTART = "configs/quickstart.yaml"
 
@@ -41,7 +41,7 @@ def train(config: Config, run: RunDir, display: Display, resume: bool) -> int:
     from tfkd.plan import show_plan
     from tfkd.tasks.table import TASKS
 
-    seconds = Stopwatch()
+    seconds = Stopwatch(run.seconds)
     task = TASKS[config.task]()
     devices = strategy.make_strategy(config.strategy.kind, config.strategy.logical_cpus)
     strategy.set_precision(config.strategy.precision)
@@ -56,14 +56,21 @@ def train(config: Config, run: RunDir, display: Display, resume: bool) -> int:
     with devices.scope():
         keras.utils.set_random_seed(config.seed)
         checkpoint = build.open_checkpoint(config)
+    if checkpoint is not None:
+        tokenizer = tokenizers.Tokenizer(checkpoint.pieces, lowercase=checkpoint.lowercase)
+    else:
+        texts = (text for example in source.examples("train") for key, text in example.items() if key != "label")
+        pieces = tokenizers.learn_vocabulary(texts, config.data.vocabulary_size, config.data.lowercase)
+        tokenizer = tokenizers.Tokenizer(pieces, lowercase=config.data.lowercase)
+    # The models come before the tokens: what does not fit together is said before an hour of tokenizing.
+    with devices.scope():
+        keras.utils.set_random_seed(config.seed)
+        teacher = build.make_teacher(config, checkpoint, source.labels, tokenizer.vocabulary_size, task)
+        student = build.make_student(config, teacher, tokenizer.vocabulary_size, task)
+    pairs = config.data.columns.text_pair is not None
+    data_key = prepare.prepared_key(source, tokenizer, config.data.max_length, pairs)
+    check_data(run, data_key, resume)
     with display.bar("tokenize", None) as update:
-        if checkpoint is not None:
-            tokenizer = tokenizers.Tokenizer(checkpoint.pieces, lowercase=checkpoint.lowercase)
-        else:
-            texts = (text for example in source.examples("train") for key, text in example.items() if key != "label")
-            pieces = tokenizers.learn_vocabulary(texts, config.data.vocabulary_size, config.data.lowercase)
-            tokenizer = tokenizers.Tokenizer(pieces, lowercase=config.data.lowercase)
-        pairs = config.data.columns.text_pair is not None
         stores = prepare.prepare(source, tokenizer, config.data.max_length, pairs, cache_root(), update)
     measured = "test" if "test" in stores else "validation"
     buckets = config.data.buckets or pipeline.choose_buckets(
@@ -76,16 +83,12 @@ def train(config: Config, run: RunDir, display: Display, resume: bool) -> int:
         return pipeline.Batches(stores[split], batch_size, buckets, shuffle=shuffle, seed=config.seed)
 
     # teacher
-    with devices.scope():
-        keras.utils.set_random_seed(config.seed)
-        teacher = build.make_teacher(config, checkpoint, source.labels, tokenizer.vocabulary_size, task)
-        student = build.make_student(config, teacher, tokenizer.vocabulary_size, task)
     teacher_training = config.teacher.finetune or config.teacher.train
     teacher_name = None if checkpoint is None else checkpoint.name
     described = strategy.describe(devices)
     show_plan(display, config, run, source, stores, buckets, described, teacher, student, teacher_training, teacher_name)
     if teacher_training is not None:
-        key = build.teacher_key(config, prepare.prepared_key(source, tokenizer, config.data.max_length, pairs), buckets)
+        key = build.teacher_key(config, teacher, teacher_training, data_key, buckets)
         kept = cache_root() / "teachers" / key / "model.keras"
         if kept.exists():
             teacher.load_weights(kept)
@@ -145,6 +148,7 @@ def train(config: Config, run: RunDir, display: Display, resume: bool) -> int:
         bootstrap=config.evaluate.bootstrap,
         seed=config.seed,
     )
+    result["teacher"] = None if checkpoint is None else {"checkpoint": checkpoint.name, "revision": config.teacher.revision}
     write_json(run.report_json, result)
 
     # files for the world
@@ -220,30 +224,47 @@ def fit(
 
 
 def export(run: RunDir, config: Config, display: Display) -> int:
-    """Starts `python -m export RUN` as a process of its own: float32, no GPU memory held, its memory given back at its end."""
+    """Starts `python -m export RUN` as a process of its own: float32, no GPU memory held, its memory given back at its end.
+
+    Returns:
+        0 where every file passed or none was wanted, else 1.
+    """
     if not config.export.formats:
         return 0
-    if importlib.util.find_spec("export") is None:
+    try:
+        found = importlib.util.find_spec("export.__main__")
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
         display.say("Not exported: there is no `export` here; run `python -m export` from a checkout of tfkd")
         return 0
     command = [sys.executable, "-m", "export", str(run.path), "--format", *config.export.formats]
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    code = subprocess.run(command, env=environment, check=False).returncode
-    if code:
-        display.say(f"Export: at least one file did not pass (exit code {code}); what passed is in {run.exports}")
-    return code
+    # The person's own stderr: this process's now goes to the log.
+    with subprocess.Popen(command, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}, stderr=sys.stderr) as process:
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            process.wait()  # Ctrl-C reached it too: it tidies up what is half-written
+            raise
+    if code == 1:
+        display.say(f"Export: at least one file did not pass; what passed is in {run.exports}")
+    elif code:
+        display.say(f"Export: it ended with code {code} before its files were proven; repeat it with: python -m export {run}")
+    return min(abs(code), 1)
 
 
 class Stopwatch:
-    """Seconds between laps, by name."""
+    """Seconds between laps, by name; kept in a file, so that a resumed run adds to what it took before."""
 
-    def __init__(self):
-        self.laps, self.last = {}, time.monotonic()
+    def __init__(self, path: pathlib.Path):
+        self.path, self.last = path, time.monotonic()
+        self.laps = read_json(path) if path.exists() else {}
 
     def lap(self, name: str) -> None:
         now = time.monotonic()
-        self.laps[name] = round(now - self.last, 1)
+        self.laps[name] = round(self.laps.get(name, 0.0) + now - self.last, 1)
         self.last = now
+        write_json(self.path, self.laps)
 
 
 def choose_run(config: Config, output: str | None, resume: bool) -> RunDir:
@@ -290,7 +311,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = configs.load(options.config, options.set)
         run = choose_run(config, options.output, options.resume)
-        new = not run.path.exists()
+        new = not run.path.exists() or not any(run.path.iterdir())
         if options.resume:
             check_same(config, run)
         write_text(run.config, configs.dump(config))
@@ -311,11 +332,13 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     except Exception as error:  # the last resort: one line for the person, everything for the log
         first = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        errors.print(f"tfkd: {type(error).__name__}: {first}{told(run)}", style="bold red", highlight=False, markup=False)
+        errors.print(
+            f"tfkd: {type(error).__name__}: {first}{log_traceback(run)}", style="bold red", highlight=False, markup=False
+        )
         return 1
 
 
-def told(run: RunDir | None) -> str:
+def log_traceback(run: RunDir | None) -> str:
     """Writes the traceback of the exception being handled into the run's log; says where, or nothing where that fails too."""
     try:
         with open(run.log, "a", encoding="utf-8") as file:
@@ -333,6 +356,13 @@ def check_same(config: Config, run: RunDir) -> None:
             changed = [k for k in value if before[section].get(k) != value[k]] if isinstance(value, dict) else []
             key = f"{section}.{changed[0]}" if changed else section
             raise UserError(f"--resume: {key} is not what {run.path} was begun with; start a new run, or take the change back")
+
+
+def check_data(run: RunDir, key: str, resume: bool) -> None:
+    """Raises `UserError` when a run is resumed on other data or another vocabulary than it was begun with."""
+    if resume and run.data_key.exists() and read_json(run.data_key)["key"] != key:
+        raise UserError(f"--resume: the data are not those that {run.path} was begun with; start a new run")
+    write_json(run.data_key, {"key": key})
 
 
 def open_log(run: RunDir) -> logging.Logger:

@@ -1,4 +1,7 @@
-"""Tokenized examples on disk, memory-mapped: memory does not grow with the data, and any row is one read away."""
+"""Tokenized examples on disk, memory-mapped: texts and tokens stay there, and any row is one read away.
+
+What does grow with the number of rows is its length, its bucket and its place in an epoch's order: some 50 bytes a row.
+"""
 
 import contextlib
 import json

@@ -3,6 +3,9 @@
 import keras
 from keras import ops
 
+ACTIVATIONS = {"gelu": lambda x: 0.5 * x * (1.0 + ops.erf(x / 2.0**0.5))}
+"""Spelled with erf, as in `tfkd.layers.activation`, for the same reason: Keras's own uses erfc, which tf2onnx cannot write."""
+
 
 @keras.saving.register_keras_serializable(package="tfkd")
 class ClassificationHead(keras.layers.Layer):
@@ -39,7 +42,11 @@ class ClassificationHead(keras.layers.Layer):
         if self.hidden is not None:
             start = keras.initializers.TruncatedNormal(stddev=0.02)
             self.hidden_dense = keras.layers.Dense(
-                width, activation=self.hidden, kernel_initializer=start, dtype=self.dtype_policy, name="hidden"
+                width,
+                activation=ACTIVATIONS.get(self.hidden, self.hidden),
+                kernel_initializer=start,
+                dtype=self.dtype_policy,
+                name="hidden",
             )
             self.hidden_dense.build((None, width))
         self.output_dense.build((None, width))
