@@ -50,6 +50,8 @@ def one_step(distiller, x, y, weights=None, optimizer=None, loss=None):
 
 def test_loss_is_alpha_labels_plus_rest_kl_with_sample_weights():
     student, teacher = model(1), model(2, layers=2)
+    for one in (student, teacher):  # a start whose answers differ by more than rounding
+        one.head.output_dense.kernel.assign(one.head.output_dense.kernel * 50)
     x, y = batch()
     weights = np.array([1, 0, 2, 1, 0.5, 1, 0, 3], "float32")
     log_q, log_p = log_softmax(student(x).numpy()), log_softmax(teacher(x).numpy())
@@ -252,7 +254,7 @@ def test_two_replicas_give_the_loss_and_the_weights_of_one():
     results = []
     for replicas in (1, 2):
         command = [sys.executable, "-c", REPLICAS, str(replicas), str(ROOT / "tests")]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=560)
         assert done.returncode == 0, done.stderr[-3000:]
         results.append(json.loads(done.stdout.splitlines()[-1]))
     one, two = results
