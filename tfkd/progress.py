@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import rich.console
 import rich.progress
+from rich.table import Column
 
 SECONDS_BETWEEN_LINES = 15.0
 FEWEST_TO_ESTIMATE = 10
@@ -48,16 +49,20 @@ class Display:
 
 
 def _bar(console: rich.console.Console) -> rich.progress.Progress:
+    def whole(width: int) -> Column:
+        return Column(no_wrap=True, min_width=width)
+
+    # On a narrow terminal the text at the end is cut, never the estimate.
     return rich.progress.Progress(
-        rich.progress.TextColumn("{task.description:<9}"),
-        rich.progress.BarColumn(bar_width=24),
-        rich.progress.TaskProgressColumn(),
-        rich.progress.TimeElapsedColumn(),
-        rich.progress.TextColumn("left"),
-        rich.progress.TimeRemainingColumn(),
-        rich.progress.TextColumn("{task.fields[text]}", markup=False),
+        rich.progress.TextColumn("{task.description}", markup=False, table_column=whole(9)),
+        rich.progress.BarColumn(bar_width=16, table_column=whole(16)),
+        rich.progress.TaskProgressColumn(table_column=whole(4)),
+        rich.progress.TimeElapsedColumn(table_column=whole(7)),
+        rich.progress.TimeRemainingColumn(table_column=whole(7)),
+        rich.progress.TextColumn("left", table_column=whole(4)),
+        rich.progress.TextColumn("{task.fields[text]}", markup=False, table_column=Column(no_wrap=True, ratio=1)),
         console=console,
-        expand=False,
+        expand=True,
     )
 
 
