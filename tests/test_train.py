@@ -218,8 +218,8 @@ def test_a_failure_inside_is_one_line_with_the_log_and_exit_code_1(colours, tmp_
 def test_ctrl_c_stops_cleanly_and_the_command_it_names_goes_on(colours, tmp_path):
     running = program(colours, "--set", "train.epochs=12", "--output", "run", cwd=tmp_path)
     deadline = time.monotonic() + 300
-    while not (tmp_path / "run" / "checkpoints" / "student").exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
+    while not list(tmp_path.glob("run/checkpoints/student/epoch-????")) and time.monotonic() < deadline:
+        time.sleep(0.05)
     running.send_signal(signal.SIGINT)
     out, err = running.communicate(timeout=60)
     assert running.returncode == 130, err
@@ -252,22 +252,20 @@ def test_the_whole_program_runs_on_replicas_and_in_half_precision(colours, tmp_p
 
 @pytest.mark.slow
 def test_pairs_of_texts_are_trained_and_exported(tmp_path):
-    """The label says whether both texts name the same colour: neither text alone tells."""
+    """The label follows from the second text alone: a program that lost it could not do better than two in three."""
     random = np.random.default_rng(0)
-    words = ["red", "green", "blue"]
     for split, rows in (("train", 600), ("test", 100)):
         with open(tmp_path / f"{split}.csv", "w", encoding="utf-8") as file:
-            file.write("first,second,same\n")
-            for _ in range(rows):
-                a = str(random.choice(words))
-                b = a if random.random() < 0.5 else str(random.choice(words))
-                file.write(f"a {a} thing,it looks {b},{'yes' if a == b else 'no'}\n")
+            file.write("first,second,red\n")
+            for row in range(rows):
+                colour = str(random.choice(["red", "green", "blue"]))
+                file.write(f"{random.choice(FILLER)} thing {row},it looks {colour},{'yes' if colour == 'red' else 'no'}\n")
     training = {"epochs": 12, "batch_size": 32, "learning_rate": 0.003}
     size = {"layers": 2, "width": 32, "heads": 2, "dropout": 0.0}
     tree = {
         "data": {
             "files": {split: str(tmp_path / f"{split}.csv") for split in ("train", "test")},
-            "columns": {"text": "first", "text_pair": "second", "label": "same"},
+            "columns": {"text": "first", "text_pair": "second", "label": "red"},
             "max_length": 16,
             "vocabulary_size": 64,
         },
