@@ -42,6 +42,7 @@ def small(tmp_path):
         ("teacher.finetune.epochs=3", "teacher.finetune goes with teacher.checkpoint"),
         ("teacher.dimensions.heads=3", "teacher.dimensions: heads = 3 does not divide width = 128"),
         ("export.length=900", "export.length = 900: must be from 3 to data.max_length = 128"),
+        ("student.layers=two", 'student.layers = "two": should be a valid integer'),
         ("data.buckets=[]", "data.buckets = []: list should have at least 1 item"),
         ("data.download=true", "data.data_dir and data.download go with data.tfds"),
         ("teacher.label_map={a: b}", "teacher.label_map goes with teacher.checkpoint"),

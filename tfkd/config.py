@@ -382,7 +382,7 @@ def _explain(error: pydantic.ValidationError) -> str:
     """The first mistake in one line: full key, value, fix. Unknown keys come first: they explain missing ones."""
     problems = error.errors(include_url=False)
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    location = [part for part in problem["loc"] if not (isinstance(part, str) and ("[" in part or part in _UNION_TAGS))]
+    location = [part for part in problem["loc"] if not (isinstance(part, str) and _UNION_TAG.search(part))]
     key = ".".join(str(part) for part in location)
     value = _show(problem["input"])
     match problem["type"]:
@@ -399,7 +399,7 @@ def _explain(error: pydantic.ValidationError) -> str:
 
 
 _SECTIONS = ("data", "teacher", "student", "strategy")  # whose own messages already carry full keys
-_UNION_TAGS = ("bool", "int", "float", "str")  # pydantic adds these to the place of a value in a union
+_UNION_TAG = re.compile(r"^(bool|int|float|str)$|^constrained-|\[")  # what pydantic adds to the place of a value in a union
 
 
 def _close(problem: dict) -> str:
