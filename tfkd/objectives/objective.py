@@ -1,7 +1,11 @@
 """What every objective is: values per example or per position, and how they become one number."""
 
+import math
+
 import keras
-from keras import ops
+
+from tfkd.objectives.text_mask import TextMask
+from tfkd.schedules import Schedule, bounds
 
 
 class Objective(keras.layers.Layer):
@@ -9,56 +13,60 @@ class Objective(keras.layers.Layer):
 
     A subclass sets `default_name`, which logs and the table of objectives know it by, `student_names` and
     `teacher_names`, the inner tensors it asks for, and writes
-    `call(student, teacher)`: two dicts of those tensors -> float32 values, (B,) for one a text or (B, T) for one a
-    position. It never reduces: masks, sample weights and replicas are handled once, where the values are averaged.
+    `values(student, teacher, mask)`: two dicts of those tensors -> float32 values, (B,) for one a text or (B, T) for one a
+    position. It never reduces: sample weights and replicas are handled once, where the values are averaged. Padding is
+    handled once, here: `values` is given tensors that hold 0 there, and what it answers there becomes 0.
+
+    Four names do not come from a model: `padding_mask` (B, T), `example_weight` (B,), 0 for the rows that fill up a batch,
+    `labels`, the batch's own, and `step`, the optimizer's.
 
     Arguments:
-        weight: factor of this objective in the sum.
+        weight: factor of this objective in the sum, a number or a `Schedule`; whoever sums applies it.
+
+    Attributes:
+        optional_names: names from the batch that are used where the batch has them, beside those asked for.
+        default_layers: what `layer_pairs` is to be asked for where nobody says which layers; None for no layers.
     """
 
     default_name: str
     student_names: tuple[str, ...] = ("logits",)
     teacher_names: tuple[str, ...] = ("logits",)
+    optional_names: tuple[str, ...] = ("padding_mask", "example_weight")
+    default_layers: str | tuple | None = None
 
-    def __init__(self, weight: float = 1.0, **kwargs):
+    def __init__(self, weight: float | Schedule = 1.0, **kwargs):
         # Divergences of half-precision numbers are noise: objectives compute in float32 whatever the models do.
         super().__init__(**{"dtype": "float32", "name": self.default_name, **kwargs})
-        if not weight >= 0.0:
-            raise ValueError(f"{self.name}: weight = {weight}: must be at least 0")
+        self.require("weight", weight, all(0.0 <= end < math.inf for end in bounds(weight)), "at least 0")
         self.weight = weight
 
+    @property
+    def needs_labels(self) -> bool:
+        """Whether it reads the batch's labels."""
+        return "labels" in self.student_names
+
+    def build(self, student_shape, teacher_shape):
+        """Told the shapes of the tensors by name, None for B and T: what is learned here is made here."""
+        self.built = True
+
     def call(self, student, teacher):
-        raise TypeError(f"{type(self).__name__} must define call(student, teacher)")
+        """Inner tensors by name of both -> values (B,) or (B, T), exactly 0 for padding and filler rows."""
+        mask = TextMask(student)
+        told = {name: student[name] for name in ("labels", "step") if name in student}
+        return mask.blank_values(self.values(mask.blank(student) | told, mask.blank(teacher), mask))
+
+    def values(self, student, teacher, mask):
+        raise TypeError(f"{type(self).__name__} must define values(student, teacher, mask)")
 
     def get_config(self):
         return {**super().get_config(), "weight": self.weight}
 
+    @classmethod
+    def from_config(cls, config):
+        made = {k: keras.saving.deserialize_keras_object(config[k]) for k in ("weight", "temperature") if k in config}
+        return super().from_config({**config, **made})
 
-class ResponseObjective(Objective):
-    """Compares output distributions softened by a temperature; the one place of T^2.
-
-    A subclass writes `divergence(student, teacher)`, log-probabilities (B, ..., C) -> (B, ...). Softened gradients
-    shrink with 1 / T^2; the factor T^2 keeps the balance with the labels as T changes (Hinton et al. 2015, section 2).
-
-    Arguments:
-        temperature: T > 0.
-        weight: factor of this objective in the sum.
-    """
-
-    def __init__(self, temperature: float = 4.0, weight: float = 1.0, **kwargs):
-        super().__init__(weight, **kwargs)
-        if not temperature > 0.0:
-            raise ValueError(f"{self.name}: temperature = {temperature}: must be above 0")
-        self.temperature = temperature
-
-    def call(self, student, teacher):
-        """`logits` (B, ..., C) of both -> (B, ...)."""
-        soft_student = ops.log_softmax(student["logits"] / self.temperature, axis=-1)
-        soft_teacher = ops.log_softmax(teacher["logits"] / self.temperature, axis=-1)
-        return self.divergence(student=soft_student, teacher=soft_teacher) * self.temperature**2
-
-    def divergence(self, student, teacher):
-        raise TypeError(f"{type(self).__name__} must define divergence(student, teacher)")
-
-    def get_config(self):
-        return {**super().get_config(), "temperature": self.temperature}
+    def require(self, name: str, value, holds: bool, what: str) -> None:
+        """Raises `ValueError` naming this objective, the argument and its value unless it `holds`."""
+        if not holds:
+            raise ValueError(f"{self.name}: {name} = {value!r}: must be {what}")
