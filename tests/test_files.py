@@ -10,15 +10,21 @@ import pyarrow.parquet
 import pytest
 
 from tfkd.data import files
+from tfkd.data.targets import Class
 from tfkd.errors import UserError
 
 SHA256 = "cf4ae2aa7a83ef12c1fbddcb7cb4354f92fb9345ca01540bf752a590ccd65855"
 ROWS = [("good film", "pos"), ('he said "no", twice', "neg"), ("two\nlines", "pos"), ("naïve café 電影", "neg")]
 
 
+def opened(path, **options):
+    """One file, read for classes."""
+    return files.Files({"train": path}, Class(**options))
+
+
 def read(path, **options):
-    reader = files.Files({"train": path}, **options)
-    return [(example["text"], reader.labels[example["label"]]) for example in reader.rows("train")]
+    reader = opened(path, **options)
+    return [(example["text"], reader.target.labels[example["label"]]) for example in reader.rows("train")]
 
 
 def problem(path, **options):
@@ -67,7 +73,7 @@ def test_byte_order_mark_line_ends_and_blank_lines_change_nothing(tmp_path):
 
 def test_columns_are_chosen_by_name_and_others_ignored(tmp_path):
     path = put(tmp_path, "a.csv", "id,second,first,class\n1,b,a,x\n2,d,c,y\n")
-    reader = files.Files({"train": path}, text="first", text_pair="second", label="class")
+    reader = opened(path, text="first", text_pair="second", label="class")
     assert list(reader.rows("train")) == [
         {"text": "a", "text_pair": "b", "label": 0},
         {"text": "c", "text_pair": "d", "label": 1},
@@ -75,9 +81,9 @@ def test_columns_are_chosen_by_name_and_others_ignored(tmp_path):
 
 
 def test_labels_are_sorted_and_numbers_numerically(tmp_path):
-    assert files.Files({"train": put(tmp_path, "a.csv", "text,label\na,10\nb,9\nc,-1\n")}).labels == ["-1", "9", "10"]
-    assert files.Files({"train": put(tmp_path, "b.csv", "text,label\na,b\nb,B\nc,a\n")}).labels == ["B", "a", "b"]
-    assert files.Files({"train": put(tmp_path, "c.jsonl", '{"text":"a","label":true}\n{"text":"b","label":false}\n')}).labels == [
+    assert opened(put(tmp_path, "a.csv", "text,label\na,10\nb,9\nc,-1\n")).target.labels == ["-1", "9", "10"]
+    assert opened(put(tmp_path, "b.csv", "text,label\na,b\nb,B\nc,a\n")).target.labels == ["B", "a", "b"]
+    assert opened(put(tmp_path, "c.jsonl", '{"text":"a","label":true}\n{"text":"b","label":false}\n')).target.labels == [
         "false",
         "true",
     ]
@@ -214,7 +220,7 @@ def test_a_file_that_may_not_be_read_is_one_line(tmp_path, monkeypatch):
 
 def test_unknown_labels_name_file_row_list_and_nearest(tmp_path):
     train, test = write(tmp_path, ".csv"), put(tmp_path, "test.csv", "text,label\na,pos\nb,Postive\n")
-    reader = files.Files({"train": train, "test": test}, labels=["positive", "neg", "pos"])
+    reader = files.Files({"train": train, "test": test}, Class(labels=["positive", "neg", "pos"]))
     with pytest.raises(UserError) as error:
         list(reader.rows("test"))
     assert (
@@ -232,10 +238,7 @@ def test_a_column_of_texts_is_no_label_column(tmp_path):
     path = put(tmp_path, "a.csv", "text,label\n" + "".join(f"a,text {i}\n" for i in range(1001)))
     message = problem(path)
     assert "a.csv: column label holds more than 1,000 distinct values" in message and "data.labels" in message
-    assert (
-        len(files.Files({"train": put(tmp_path, "b.csv", "text,label\n" + "".join(f"a,{i}\n" for i in range(1000)))}).labels)
-        == 1000
-    )
+    assert len(opened(put(tmp_path, "b.csv", "text,label\n" + "".join(f"a,{i}\n" for i in range(1000)))).target.labels) == 1000
 
 
 def test_a_field_or_line_without_end_is_refused_before_memory_is(tmp_path):
@@ -248,7 +251,7 @@ def test_a_field_or_line_without_end_is_refused_before_memory_is(tmp_path):
 
 def test_the_same_file_twice_is_told(tmp_path):
     path = write(tmp_path, ".csv")
-    reader = files.Files({"train": path, "validation": path, "test": None})
+    reader = files.Files({"train": path, "validation": path, "test": None}, Class())
     assert reader.splits == ("train", "validation")
     assert reader.notes == ["the train and the validation file are the same: what is measured there was seen before"]
 
@@ -256,17 +259,17 @@ def test_the_same_file_twice_is_told(tmp_path):
 def test_provenance_holds_size_and_checksum(tmp_path):
     path = put(tmp_path, "a.csv", "text,label\na,x\n")
     # printf 'text,label\na,x\n' | sha256sum
-    assert files.Files({"train": path}).provenance == {"a.csv (train)": "15 bytes, sha256 " + SHA256[:16]}
+    assert opened(path).provenance == {"a.csv (train)": "15 bytes, sha256 " + SHA256[:16]}
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_memory_does_not_grow_with_the_file(tmp_path, suffix):
     path = write(tmp_path, suffix, [(f"{i} " + "word " * 240, "ab"[i % 2]) for i in range(10_000)])
     assert suffix == ".parquet" or path.stat().st_size > 12e6  # Parquet compresses
-    next(files.Files({"train": path}).rows("train"))  # imports are not what is measured
+    next(opened(path).rows("train"))  # imports are not what is measured
     tracemalloc.start()
     try:
-        rows = sum(1 for _ in files.Files({"train": path}).rows("train"))
+        rows = sum(1 for _ in opened(path).rows("train"))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -5,8 +5,10 @@ import pytest
 
 from tfkd.data.pipeline import Batches, choose_buckets
 from tfkd.data.store import Store, write_store
+from tfkd.data.targets import Class
 from tfkd.data.tokenizer import Tokenizer
 
+TARGET, PAIRS = Class(labels=["a", "b", "c"]), Class(labels=["a", "b", "c"], text_pair="text_pair")
 WORDS = [f"w{i}" for i in range(40)]
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
 
@@ -26,17 +28,17 @@ def examples(count, pairs=False, seed=0):
 
 @pytest.fixture
 def store(tmp_path, tokenizer):
-    return write_store(tmp_path / "train", examples(333), tokenizer, max_length=16)
+    return write_store(tmp_path / "train", examples(333), tokenizer, 16, TARGET)
 
 
 def test_a_store_gives_back_what_was_put_in(tmp_path, tokenizer):
     rows = list(examples(2500, pairs=True))  # more than two chunks
     rows[7]["text"] = "w3 café \U0001f600 w4"
-    store = write_store(tmp_path / "train", iter(rows), tokenizer, max_length=16, pairs=True)
+    store = write_store(tmp_path / "train", iter(rows), tokenizer, 16, PAIRS)
     assert len(store) == 2500
     assert [store.text(i) for i in (0, 7, 2499)] == [rows[i]["text"] for i in (0, 7, 2499)]
     assert [store.text_pair(i) for i in (0, 7, 2499)] == [rows[i]["text_pair"] for i in (0, 7, 2499)]
-    np.testing.assert_array_equal(store.labels, [row["label"] for row in rows])
+    np.testing.assert_array_equal(store.column("label"), [row["label"] for row in rows])
     first = [2, *(PIECES.index(word) for word in rows[0]["text"].split()), 3]
     second = [PIECES.index("w0"), PIECES.index("w1"), 3]
     batch = store.gather(np.array([0, -1]), 32)
@@ -55,12 +57,12 @@ def test_a_store_that_was_not_finished_is_not_there(tmp_path, tokenizer):
         raise RuntimeError("disk")
 
     with pytest.raises(RuntimeError):
-        write_store(tmp_path / "train", broken(), tokenizer, max_length=16)
+        write_store(tmp_path / "train", broken(), tokenizer, 16, TARGET)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_empty_split_is_an_empty_store(tmp_path, tokenizer):
-    store = write_store(tmp_path / "train", iter(()), tokenizer, max_length=16)
+    store = write_store(tmp_path / "train", iter(()), tokenizer, 16, TARGET)
     assert len(store) == 0
     assert Batches(store, 4, [16]).plan() == []
 
@@ -70,7 +72,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path, tokenizer):
 
     def peak(rows):
         tracemalloc.start()
-        write_store(tmp_path / str(rows), ({"text": "w1 " * 30, "label": 0} for _ in range(rows)), tokenizer, max_length=16)
+        write_store(tmp_path / str(rows), ({"text": "w1 " * 30, "label": 0} for _ in range(rows)), tokenizer, 16, TARGET)
         size = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return size
@@ -115,7 +117,7 @@ def test_filler_rows_weigh_nothing_and_labels_stay_with_their_rows(store):
     seen = 0
     for (rows, _), (x, y, weight) in zip(batches.plan(), batches.dataset(), strict=True):
         np.testing.assert_array_equal(weight, rows >= 0)
-        np.testing.assert_array_equal(y.numpy()[rows >= 0], store.labels[rows[rows >= 0]])
+        np.testing.assert_array_equal(y.numpy()[rows >= 0], store.column("label")[rows[rows >= 0]])
         assert not x["padding_mask"].numpy()[rows < 0].any()
         seen += int(weight.numpy().sum())
     assert seen == 333
@@ -149,10 +151,10 @@ def test_buckets_never_pass_the_longest_allowed():
 
 def test_padding_is_counted(tmp_path, tokenizer):
     rows = [{"text": "w1", "label": 0}, {"text": "w1 w2 w3", "label": 1}]  # 3 and 5 pieces in two rows of 8
-    store = write_store(tmp_path / "train", iter(rows), tokenizer, max_length=16)
+    store = write_store(tmp_path / "train", iter(rows), tokenizer, 16, TARGET)
     assert Batches(store, 2, [8]).padding() == pytest.approx(1 - 8 / 16)
 
 
 def test_a_store_is_read_from_disk_again(store):
-    again = Store(store.path)
+    again = Store(store.path, TARGET)
     np.testing.assert_array_equal(again.gather(np.arange(5), 16)["token_ids"], store.gather(np.arange(5), 16)["token_ids"])

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from tfkd.data.sources import Source, in_cut, open_source
+from tfkd.data.targets import Class, Number, Unlabelled
 from tfkd.errors import UserError
 
 
@@ -16,7 +17,6 @@ class Rows:
     """A reader over lists, so that what `Source` adds is tested alone."""
 
     name = "rows"
-    labels = ["a", "b"]
     provenance = {"rows": "1"}
     notes = ["told by the reader"]
     key = "k"
@@ -24,6 +24,7 @@ class Rows:
     def __init__(self, **splits):
         self._rows = {split: [{"text": text, "label": label} for text, label in rows] for split, rows in splits.items()}
         self.splits = tuple(splits)
+        self.target = Class(labels=["a", "b"])
 
     def rows(self, split):
         return iter(self._rows[split])
@@ -123,7 +124,8 @@ def test_a_split_that_is_not_there_names_those_that_are():
 def test_key_changes_with_whatever_changes_the_examples(tmp_path):
     rows = [{"text": text, "pair": "p", "label": label} for text, label in many(60)]
     path = write_jsonl(tmp_path / "train.jsonl", rows)
-    options = [{}, {"validation_fraction": 0.2}, {"limit": 30}, {"text_pair": "pair"}, {"labels": ["1", "0"]}]
+    options = [{}, {"validation_fraction": 0.2}, {"limit": 30}]
+    options += [{"target": target} for target in (Class(text_pair="pair"), Class(labels=["1", "0"]), Number(), Unlabelled())]
     keys = [open_source(files={"train": path}, **option).key for option in options]
     keys.append(open_source(files={"train": path, "validation": path}).key)
     keys.append(open_source(files={"train": path, "validation": path, "test": path}).key)
@@ -146,8 +148,9 @@ def test_key_does_not_depend_on_where_a_file_lies(tmp_path):
         ({}, "give exactly one of data.builtin, data.tfds and data.files, not none"),
         ({"builtin": "docstrings", "tfds": "glue/sst2"}, "not builtin, tfds"),
         ({"builtin": "docstring"}, "the one built-in data set is docstrings"),
-        ({"builtin": "docstrings", "labels": ["a", "b"]}, "its own labels and columns"),
-        ({"builtin": "docstrings", "text": "sentence"}, "its own labels and columns"),
+        ({"builtin": "docstrings", "target": Class(labels=["a", "b"])}, "its own labels and columns"),
+        ({"builtin": "docstrings", "target": Class(text="sentence")}, "its own labels and columns"),
+        ({"builtin": "docstrings", "target": Number()}, "one label a text, and no number"),
         ({"files": {"test": "x.csv"}}, "data.files.train is missing"),
     ],
 )

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tfkd.data.sources import open_source
+from tfkd.data.targets import Class, Classes, Number, Unlabelled
 from tfkd.errors import UserError
 
 SHARED = pathlib.Path(__file__).parents[2] / "shared" / "data" / "tfds"
@@ -30,6 +31,8 @@ def data_dir(tmp_path_factory):
                 "score": tfds.features.Scalar(np.float32),
                 "words": tfds.features.Sequence(tfds.features.Text()),
                 "flag": tfds.features.Scalar(np.bool_),
+                "kinds": tfds.features.Sequence(tfds.features.ClassLabel(names=["red", "blue"])),
+                "answers": tfds.features.Sequence({"text": tfds.features.Text(), "start": np.int32}),
             }
             return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
@@ -41,15 +44,18 @@ def data_dir(tmp_path_factory):
                 text = f"naïve {split} {i}".encode() if split != "broken" or i == 0 else b"caf\xe9"
                 label = -1 if split == "test" else i % 2
                 row = {"sentence": text, "other": f"pair {i}", "label": label, "stars": 10 - i % 3, "name": "xyz"[i % 3]}
-                yield i, row | {"score": 0.5, "words": ["a"] * (i % 3), "flag": i % 2 == 0}
+                row |= {"score": 0.5, "words": ["a"] * (i % 3 > 0), "flag": i % 2 == 0, "kinds": list(range(i % 3))}
+                yield i, row | {"answers": [{"text": f"é {j}", "start": j} for j in range(i % 3)]}
 
     folder = tmp_path_factory.mktemp("tfds")
     TfkdTiny(data_dir=folder).download_and_prepare()
     return folder
 
 
-def opened(data_dir, **options):
-    return open_source(**{"tfds": "tfkd_tiny", "data_dir": data_dir, "text": "sentence"} | options)
+def opened(data_dir, kind=Class, **options):
+    """The tiny data set; options of the target and of the source alike."""
+    own = {key: options.pop(key) for key in ("text", "text_pair", "label", "labels", "separator") if key in options}
+    return open_source(**{"tfds": "tfkd_tiny", "data_dir": data_dir, "target": kind(**{"text": "sentence"} | own)} | options)
 
 
 def problem(data_dir, **options):
@@ -71,6 +77,34 @@ def test_rows_come_in_order_as_decoded_text_with_the_class_labels(data_dir):
     }
     assert examples == list(opened(data_dir, text_pair="other").examples("validation"))
     assert source.provenance == {"tfkd_tiny": "1.2.3"} and source.name == "tfkd_tiny"
+
+
+def test_numbers_are_read_from_any_number(data_dir):
+    source = opened(data_dir, Number, label="stars")
+    assert sorted({example["label"] for example in source.examples("train")}) == [8.0, 9.0, 10.0]
+    assert "all rows of train have the number 0.5" in problem(data_dir, kind=Number, label="score")
+    assert "column words holds lists of text, not a number" in problem(data_dir, kind=Number, label="words")
+
+
+@pytest.mark.parametrize("label", ["words", "kinds"])
+def test_lists_of_labels_are_read_row_by_row(data_dir, label):
+    source = opened(data_dir, Classes, label=label)
+    assert source.labels == {"words": ["a"], "kinds": ["red", "blue"]}[label]
+    found = {example["text"]: example["label"] for example in source.examples("validation")}
+    assert [found[f"naïve dev {i}"] for i in range(6)] == [[], [0], [0] if label == "words" else [0, 1]] * 2
+
+
+def test_records_are_read_with_what_is_in_them(data_dir):
+    class Records(Unlabelled):
+        defaults = {"text": "sentence", "answers": "answers"}
+        holds = {"answers": ("records", ("records",))}
+
+        def label(self, cells):
+            return cells
+
+    found = {example["text"]: example["answers"] for example in opened(data_dir, Records).examples("validation")}
+    assert found["naïve dev 2"] == {"text": ["é 0", "é 1"], "start": [0, 1]}
+    assert found["naïve dev 0"] == {"text": [], "start": []}
 
 
 def test_an_unlabelled_test_split_is_left_out_and_told(data_dir):
@@ -138,12 +172,12 @@ def test_labels_that_are_no_class_label_are_found_in_train(data_dir, label, labe
     [
         (
             {"text": "sentense"},
-            "no column sentense; it has flag, label, name, other, score, sentence, stars, words; did you mean sentence?",
+            "no column sentense; it has answers, flag, kinds, label, name, other, score, sentence, stars, words; did you mean",
         ),
         ({"text": "stars"}, "column stars holds whole numbers, not text; set data.columns.text"),
-        ({"text_pair": "words"}, "column words holds a feature of type Sequence, not text; set data.columns.text_pair"),
+        ({"text_pair": "words"}, "column words holds lists of text, not text; set data.columns.text_pair"),
         ({"label": "score"}, "column score holds float32 numbers, not a class"),
-        ({"label": "words"}, "column words holds a feature of type Sequence, not a class"),
+        ({"label": "words"}, "column words holds lists of text, not a class"),
         ({"splits": {"train": "training"}}, "data.splits.train = 'training': Unknown split 'training'"),
         ({"splits": {"train": "train["}}, "data.splits.train = 'train[': Error parsing split"),
         (
@@ -187,7 +221,7 @@ def test_a_damaged_data_set_is_one_line(tmp_path):
 
 @pytest.mark.skipif(not (SHARED / "glue" / "sst2").is_dir(), reason="../shared/data is not there")
 def test_sst2_has_its_official_counts_and_labels():
-    source = open_source(tfds="glue/sst2", data_dir=SHARED, text="sentence")
+    source = open_source(tfds="glue/sst2", data_dir=SHARED, target=Class(text="sentence"))
     assert source.labels == ["negative", "positive"] and source.splits == ("train", "validation")
     labels = [example["label"] for example in source.examples("validation")]
     assert (len(labels), sum(labels)) == (872, 444)

@@ -18,10 +18,13 @@ import warnings
 from collections.abc import Callable, Iterator
 
 from tfkd import run_dir
+from tfkd.data.target import Target
+from tfkd.data.targets import Class
 from tfkd.errors import UserError
 
 PACKAGES = ("huggingface_hub", "keras", "keras_hub", "numpy", "python", "tensorflow", "tensorflow_datasets")
 RULE = 2  # of what a sentence is and which are left out; a new rule makes old caches unread
+TEST, VALIDATION = 0.1, 0.05  # shares of the sentences
 SHORTEST = 25  # characters; shorter sentences ("Returns the name.") say nothing about where they came from
 _LEFT_OUT = {"test", "tests", "testdata", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 _TEST_FILE = re.compile(r"(test_.*|.*_test|conftest)\.py\Z")
@@ -39,31 +42,40 @@ class Docstrings:
     Arguments:
         cache_dir: folder of the cache; default: `$TFKD_CACHE`, then `~/.cache/tfkd`.
         progress: called with (files parsed, files in all) while the sources are parsed; not called when the cache answers.
+        target: makes examples of texts and their packages; default: a `Class`, whose labels are the packages found, sorted.
 
     Attributes:
-        labels: the packages found, sorted.
-        splits: `("train", "validation", "test")`: 80, 10 and 10 % by a stable hash of the sentence.
+        splits: `("train", "validation", "test")`: 85, 5 and 10 % by a stable hash of the sentence.
         provenance: package -> version.
-        key: hex digest of every sentence and its label.
+        key: hex digest of every sentence, its label and its split.
     """
 
     name = "docstrings"
     splits = ("train", "validation", "test")
 
-    def __init__(self, cache_dir: str | os.PathLike | None = None, progress: Callable[[int, int], None] | None = None):
+    def __init__(
+        self,
+        cache_dir: str | os.PathLike | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        target: Target | None = None,
+    ):
+        self.target = target or Class()
         roots = {package: _roots(package) for package in PACKAGES}
         self.provenance = {package: _version(package) for package, folders in roots.items() if folders}
-        self.labels = list(self.provenance)
         self.notes = [f"{package} is not installed: its docstrings are missing" for package in PACKAGES if not roots[package]]
-        if len(self.labels) < 2:
-            raise UserError(f"data.builtin docstrings: only {self.labels[0]} is installed; two packages at least are needed")
+        if len(self.provenance) < 2:
+            (only,) = self.provenance
+            raise UserError(f"data.builtin docstrings: only {only} is installed; two packages at least are needed")
+        if self.target.named:
+            self.target.settle(self.provenance)
         header = {"rule": RULE, "interpreter": platform.python_version(), "versions": self.provenance}
         name = f"docstrings-{hashlib.sha256(json.dumps(header).encode()).hexdigest()[:16]}.jsonl"
         path = _cache_dir(cache_dir) / name
         cached = _read_cache(path)
         if cached is None:
             cached = self._parse({package: folders for package, folders in roots.items() if folders}, path, progress)
-        self._lines, self.key, unparsed = cached
+        self._lines, digest, unparsed = cached
+        self.key = hashlib.sha256(f"{digest} {TEST} {VALIDATION}".encode()).hexdigest()
         if unparsed:
             self.notes.append(f"{unparsed:,} source files could not be parsed and were left out")
 
@@ -81,18 +93,17 @@ class Docstrings:
         return body.split("\n")[:-1], key, unparsed
 
     def rows(self, split: str) -> Iterator[dict]:
-        """Yields `{"text", "label"}` of a split, in an order that mixes the packages and is the same everywhere."""
-        classes = {package: index for index, package in enumerate(self.labels)}
+        """Yields examples of a split, in an order that mixes the packages and is the same everywhere."""
         for line in self._lines:
             row = json.loads(line)
             if split_of(row["text"]) == split:
-                yield {"text": row["text"], "label": classes[row["label"]]}
+                yield self.target.example(row)
 
 
 def split_of(sentence: str) -> str:
-    """Answers `train`, `validation` or `test`: 80, 10, 10 % by a hash that every process and platform computes alike."""
+    """Answers `train`, `validation` or `test`: 85, 5, 10 % by a hash that every process and platform computes alike."""
     share = int.from_bytes(hashlib.blake2b(sentence.encode(), digest_size=8, person=b"docstrings").digest()) / 2**64
-    return "test" if share < 0.1 else "validation" if share < 0.2 else "train"
+    return "test" if share < TEST else "validation" if share < TEST + VALIDATION else "train"
 
 
 def parse(

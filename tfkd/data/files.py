@@ -1,9 +1,10 @@
-"""Examples from CSV, TSV, JSONL and Parquet files: streamed, every row checked, errors that name file and row. No TensorFlow."""
+"""Examples from CSV, TSV, JSONL, Parquet and text files: streamed, checked, errors that name file and row. No TensorFlow."""
 
 import codecs
 import csv
 import functools
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 from tfkd import run_dir
 from tfkd.data import columns
+from tfkd.data.target import Target
 from tfkd.errors import UserError
 
 LARGEST_FIELD = 10_000_000  # characters of one CSV field; more is a quote that nobody closed
@@ -24,36 +26,26 @@ class Files:
 
     Arguments:
         paths: split -> path; `train` must be there, `validation` and `test` may. The suffix says the format: `.csv`, `.tsv`,
-            `.jsonl`, `.ndjson` or `.parquet`.
-        text: column with the text.
-        text_pair: column with the second text.
-        label: column with the label: a name, or a whole number that indexes `labels`.
-        labels: names in class order; default: the sorted distinct values of the training file, found by reading it once.
+            `.jsonl`, `.ndjson`, `.parquet`, or `.txt`: one text a line, in a column called `text`.
+        target: which columns are read, and what becomes of them. Where its labels are not given, they are the sorted distinct
+            values of the training file, found by reading it once.
 
     Attributes:
         name: of the training file.
         provenance: file name and split -> bytes and checksum.
-        key: hex digest of contents, columns and labels.
+        key: hex digest of contents and target.
 
     Raises:
         UserError: a file is missing, unreadable, of another format, or has no such column.
     """
 
-    def __init__(
-        self,
-        paths: dict[str, str | os.PathLike | None],
-        *,
-        text: str = "text",
-        text_pair: str | None = None,
-        label: str = "label",
-        labels: list[str] | None = None,
-    ):
+    def __init__(self, paths: dict[str, str | os.PathLike | None], target: Target):
         self._paths = {split: pathlib.Path(paths[split]) for split in ("train", "validation", "test") if paths.get(split)}
         if "train" not in self._paths:
             raise UserError("data.files.train is missing: name the training file")
         for split, path in self._paths.items():
             _require_readable(path, f"data.files.{split}")
-        self._columns = {"text": text, "text_pair": text_pair, "label": label}
+        self.target = target
         self.name = self._paths["train"].name
         self.splits = tuple(self._paths)
         digests = {split: run_dir.sha256(path) for split, path in self._paths.items()}
@@ -62,28 +54,23 @@ class Files:
             for split, path in self._paths.items()
         }
         self.notes = _same_files(digests)
-        self.labels = list(labels) if labels is not None else self._find_labels()
-        self._classes = columns.Labels(self.labels)
+        if target.labels is None:
+            target.settle(self._find_labels())
         formats = [path.suffix.lower() for path in self._paths.values()]
-        rule = {"files": digests, "formats": formats, "columns": self._columns, "labels": self.labels}
+        rule = {"files": digests, "formats": formats, "target": target.rule}
         self.key = hashlib.sha256(json.dumps(rule, sort_keys=True).encode()).hexdigest()
 
     def rows(self, split: str) -> Iterator[dict]:
-        """Yields `{"text", "text_pair" where named, "label"}` in file order. Raises `UserError` at a row it cannot use."""
-        named = {key: column for key, column in self._columns.items() if column is not None}
-        return _read(self._paths[split], named, functools.partial(self._example, list(named), list(named.values())))
-
-    def _example(self, keys: list[str], names: list[str], cells: list) -> dict:
-        example = {key: columns.checked_text(cell, name) for key, name, cell in zip(keys[:-1], names, cells, strict=False)}
-        example["label"] = self._classes.class_of(columns.label_name(cells[-1], names[-1]))
-        return example
+        """Yields examples as the target makes them, in file order. Raises `UserError` at a row that it cannot use."""
+        return _read(self._paths[split], self.target.columns, self.target.example)
 
     def _find_labels(self) -> list[str]:
         """Reads the label column of the training file."""
-        name = self._columns["label"]
-        values = _read(self._paths["train"], {"label": name}, lambda cells: columns.label_name(cells[0], name))
+        key = self.target.keys[0]
+        named = {key: self.target.columns[key]}
+        values = _read(self._paths["train"], named, self.target.names)
         try:
-            return columns.label_names(values, name)
+            return columns.label_names(itertools.chain.from_iterable(values), named[key])
         except columns.TooManyLabels as error:
             raise UserError(f"{self._paths['train']}: {error}") from None
 
@@ -110,19 +97,19 @@ def _same_files(digests: dict[str, str]) -> list[str]:
     ]
 
 
-def _read(path: pathlib.Path, named: dict[str, str], convert: Callable[[list], object]) -> Iterator:
+def _read(path: pathlib.Path, named: dict[str, str], convert: Callable[[dict], object]) -> Iterator:
     """Yields `convert(cells)` of every row; an error in a row gets file, row and line before it.
 
     Arguments:
         path: a file of a known format.
-        named: key under `data.columns` -> column; the cells come in this order.
-        convert: from cells to what is yielded; raises `UserError` without a place.
+        named: key under `data.columns` -> column.
+        convert: from cells by key to what is yielded; raises `UserError` without a place.
     """
     row, line = 0, None
     try:
         for row, line, cells in _FORMATS[path.suffix.lower()](path, named):
             try:
-                converted = convert(cells)
+                converted = convert(dict(zip(named, cells, strict=True)))
             except UserError as error:
                 raise UserError(f"{_place(path, row, line)}: {error}") from None
             yield converted
@@ -287,10 +274,27 @@ def _read_parquet(path: pathlib.Path, named: dict[str, str]) -> Iterator[Row]:
         raise UserError(f"{path}: not readable as Parquet after row {row:,}: {str(error).splitlines()[0]}") from None
 
 
+def _read_text(path: pathlib.Path, named: dict[str, str]) -> Iterator[Row]:
+    """Yields the lines of a plain text, without white space around them; blank ones are skipped."""
+    _require_columns(path, named, ["text"])
+    row = line = 0
+    with open(path, "rb") as stream:
+        try:
+            for line, text in enumerate(_lines(stream), start=1):
+                if text.strip():
+                    row += 1
+                    yield row, line, [text.strip()] * len(named)
+        except UserError as error:
+            raise UserError(f"{_place(path, row + 1, line + 1)}: {error}") from None
+    if line == 0:
+        raise UserError(f"{path}: is empty")
+
+
 _FORMATS: dict[str, Callable[[pathlib.Path, dict[str, str]], Iterator[Row]]] = {
     ".csv": _read_csv,
     ".tsv": functools.partial(_read_csv, delimiter="\t"),
     ".jsonl": _read_jsonl,
     ".ndjson": _read_jsonl,
     ".parquet": _read_parquet,
+    ".txt": _read_text,
 }

@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfkd.data.store import Store
+from tfkd.data.teacher_cache import TeacherCache, check_fixed
 
 
 def choose_buckets(lengths: np.ndarray, max_length: int, count: int = 6, multiple: int = 4) -> list[int]:
@@ -50,13 +51,34 @@ class Batches:
         buckets: padded lengths, rising.
         shuffle: a new order each epoch, the same for the same `seed` and epoch number; else by length, stable.
         seed: of the orders.
+        teacher: what a teacher said of these rows; it joins the inputs, each tensor as `teacher.NAME`.
+
+    Raises:
+        ValueError: `teacher` answered for other rows.
+        UserError: `teacher` was asked about the rows as they are, and the target draws anew what a model reads of them.
     """
 
-    def __init__(self, store: Store, batch_size: int, buckets: list[int], shuffle: bool = False, seed: int = 0):
-        self.store, self.batch_size, self.shuffle, self.seed = store, batch_size, shuffle, seed
+    def __init__(
+        self,
+        store: Store,
+        batch_size: int,
+        buckets: list[int],
+        shuffle: bool = False,
+        seed: int = 0,
+        teacher: TeacherCache | None = None,
+    ):
+        self.store, self.batch_size, self.shuffle, self.seed, self.teacher = store, batch_size, shuffle, seed, teacher
         self.buckets = np.asarray(buckets)
         self.bucket_of = np.searchsorted(self.buckets, np.minimum(store.lengths, self.buckets[-1]))
         self.steps = -(-len(store) // batch_size)
+        if teacher is not None and not np.array_equal(teacher.lengths, store.lengths):
+            raise ValueError(f"{teacher.path} holds a teacher's answers for other rows than those of {store.path}")
+        if teacher is not None and shuffle:
+            check_fixed(store)
+
+    def with_teacher(self, teacher: TeacherCache) -> "Batches":
+        """The same batches with what a teacher said of their rows."""
+        return Batches(self.store, self.batch_size, self.buckets.tolist(), self.shuffle, self.seed, teacher)
 
     def plan(self, epoch: int = 0) -> list[tuple[np.ndarray, int]]:
         """The batches of an epoch: rows (B,), -1 where a row is filler, and the length they are padded to."""
@@ -85,19 +107,29 @@ class Batches:
         def generate():
             epoch = first_epoch
             while True:
-                for rows, length in self.plan(epoch):
-                    y = np.where(rows >= 0, self.store.labels[np.maximum(rows, 0)], 0).astype("int32")
-                    yield self.store.gather(rows, length), y, (rows >= 0).astype("float32")
+                for number, (rows, length) in enumerate(self.plan(epoch)):
+                    yield self._batch(rows, length, (self.seed, epoch, number + 1))  # 0 would be the seed of the order
                 if not repeat:
                     return
                 epoch += 1
 
-        names = ("token_ids", "padding_mask", *(("segment_ids",) if self.store.pairs else ()))
+        target = self.store.target
         signature = (
-            {name: tf.TensorSpec((self.batch_size, None), "int32") for name in names},
-            tf.TensorSpec((self.batch_size,), "int32"),
-            tf.TensorSpec((self.batch_size,), "float32"),
+            self._input_signature(),
+            tf.TensorSpec((self.batch_size, *target.y_shape), target.y_dtype),
+            tf.TensorSpec((self.batch_size, *target.weight_shape), "float32"),
         )
         cardinality = tf.data.INFINITE_CARDINALITY if repeat else self.steps
         batches = tf.data.Dataset.from_generator(generate, output_signature=signature)
         return batches.apply(tf.data.experimental.assert_cardinality(cardinality)).prefetch(4)
+
+    def _batch(self, rows: np.ndarray, length: int, place: tuple[int, ...]) -> tuple[dict, np.ndarray, np.ndarray]:
+        """`(x, y, sample_weight)` of `rows`; `place`, which no other batch of a training has, seeds what is drawn for it."""
+        random = np.random.default_rng(place) if self.shuffle else None
+        x, y, sample_weight = self.store.target.batch(self.store, rows, length, random)
+        return (x if self.teacher is None else x | self.teacher.gather(rows, length)), y, sample_weight
+
+    def _input_signature(self) -> dict[str, tf.TensorSpec]:
+        names = ("token_ids", "padding_mask", *(("segment_ids",) if self.store.pairs else ()))
+        inputs = {name: tf.TensorSpec((self.batch_size, None), "int32") for name in names}
+        return inputs if self.teacher is None else inputs | self.teacher.signature(self.batch_size)

@@ -8,40 +8,37 @@ from tfkd.data.sources import Source
 from tfkd.data.store import Store, write_store
 from tfkd.data.tokenizer import Tokenizer
 
-FORMAT = 1
+FORMAT = 2
 """Of a store's files; a change of it makes old caches unused."""
 
 
-def prepare(
-    source: Source, tokenizer: Tokenizer, max_length: int, pairs: bool, cache: pathlib.Path, update=None
-) -> dict[str, Store]:
+def prepare(source: Source, tokenizer: Tokenizer, max_length: int, cache: pathlib.Path, update=None) -> dict[str, Store]:
     """Tokenizes every split into `cache`, or opens it there.
 
     Arguments:
-        source: the examples.
+        source: the examples, and what their targets are.
         tokenizer: turns text into word pieces.
         max_length: longest row in word pieces.
-        pairs: whether examples have a `text_pair`.
         cache: folder; the stores lie in it under a digest of all that they depend on.
-        update: is told the number of rows done.
+        update: is told the number of examples done.
 
     Returns:
         Store by split.
     """
-    folder = cache / "data" / prepared_key(source, tokenizer, max_length, pairs)
+    folder = cache / "data" / prepared_key(source, tokenizer, max_length)
     stores, before = {}, 0
     for split in source.splits:
         path = folder / split
         if (path / "about.json").exists():
-            stores[split] = Store(path)
+            stores[split] = Store(path, source.target)
         else:
-            told = None if update is None else lambda rows, before=before: update(before + rows)
-            stores[split] = write_store(path, source.examples(split), tokenizer, max_length, pairs, told)
-        before += len(stores[split])
+            told = None if update is None else lambda examples, before=before: update(before + examples)
+            stores[split] = write_store(path, source.examples(split), tokenizer, max_length, source.target, told)
+        before += stores[split].examples
     return stores
 
 
-def prepared_key(source: Source, tokenizer: Tokenizer, max_length: int, pairs: bool) -> str:
+def prepared_key(source: Source, tokenizer: Tokenizer, max_length: int) -> str:
     """Hex digest of data and preprocessing: changes when any token id, label or row could."""
     parts = {
         "format": FORMAT,
@@ -49,6 +46,5 @@ def prepared_key(source: Source, tokenizer: Tokenizer, max_length: int, pairs: b
         "pieces": hashlib.sha256("\n".join(tokenizer.pieces).encode()).hexdigest(),
         "lowercase": tokenizer.lowercase,
         "max_length": max_length,
-        "pairs": pairs,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]

@@ -2,13 +2,16 @@
 
 import difflib
 import hashlib
+import itertools
 import json
 import os
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from tfkd.data import columns
+from tfkd.data.target import Target
+from tfkd.data.tfds_features import class_names, kind_of, listed, text
 from tfkd.errors import UserError
 
 _OWN = {"train": ("train",), "validation": ("validation", "dev", "valid"), "test": ("test",)}  # names that data sets give theirs
@@ -21,20 +24,18 @@ class Tfds:
 
     Arguments:
         name: `glue/sst2`, or with a version `glue/sst2:2.0.0`.
+        target: which features are read, and what becomes of them. Where its labels are not given, they are those of the
+            ClassLabel, else the sorted distinct values of train. Given ones rename the classes of a ClassLabel with which they
+            have no name in common.
         data_dir: folder of prepared data sets; default: `$TFDS_DATA_DIR`, then TFDS's own default.
         download: lets TFDS download and prepare what is not in `data_dir`.
         splits: split -> TFDS expression such as `train[:90%]`; default: the data set's own. Its own test split is left
             out where it is unlabelled.
-        text: feature with the text.
-        text_pair: feature with the second text.
-        label: feature with the label: a ClassLabel, a whole number or a string.
-        labels: names in class order; default: those of the ClassLabel, else the sorted distinct values of train. Where they
-            have no name in common with the ClassLabel, they rename its classes.
 
     Attributes:
         name: as given.
         provenance: full name -> version.
-        key: hex digest of version, files, splits, columns and labels.
+        key: hex digest of version, files, splits and target.
 
     Raises:
         UserError: no such data set, split or feature, or it is not prepared and may not be downloaded.
@@ -43,55 +44,57 @@ class Tfds:
     def __init__(
         self,
         name: str,
+        target: Target,
         *,
         data_dir: str | os.PathLike | None = None,
         download: bool = False,
         splits: dict[str, str | None] | None = None,
-        text: str = "text",
-        text_pair: str | None = None,
-        label: str = "label",
-        labels: list[str] | None = None,
     ):
-        self.name = name
+        self.name, self.target = name, target
         self._builder = _prepared(name, data_dir, download)
-        self._columns = {"text": text, "text_pair": text_pair, "label": label}
         self._check_features()
         asked = {split: expression for split, expression in (splits or {}).items() if expression is not None}
         self._expressions, self.notes = asked | self._own_splits(asked), []
         files = {split: self._files(split) for split in self._expressions}
         self.notes += _overlaps(files)
-        self.labels, self._classes, self._names = self._resolve_labels(labels)
+        self._class_names = self._resolve_labels()
         if "test" in self._expressions and "test" not in asked and self._is_unlabelled("test"):
             del self._expressions["test"]
             self.notes.append(f"the test split of {name} is unlabelled (-1) and is not used")
         self.splits = tuple(split for split in _OWN if split in self._expressions)
         info = self._builder.info
         self.provenance = {info.full_name.removesuffix(f"/{info.version}"): str(info.version)}
-        rule = {"name": info.full_name, "files": files, "splits": self.splits, "columns": self._columns, "labels": self.labels}
+        rule = {"name": info.full_name, "files": files, "splits": self.splits, "target": target.rule}
         self.key = hashlib.sha256(json.dumps(rule, sort_keys=True).encode()).hexdigest()
 
     def rows(self, split: str) -> Iterator[dict]:
-        """Yields `{"text", "text_pair" where named, "label"}`. Raises `UserError` at a row it cannot use."""
-        named = {key: column for key, column in self._columns.items() if column is not None}
+        """Yields examples as the target makes them. Raises `UserError` at a row that it cannot use."""
+        return self._read(split, self.target.columns, self.target.example)
+
+    def _read(self, split: str, named: dict[str, str], convert: Callable[[dict], object]) -> Iterator:
+        """Yields `convert(cells)` of every row; an error in a row gets split and row before it."""
         for row, cells in enumerate(self._cells(split, list(named.values())), start=1):
             try:
-                example = {
-                    key: columns.checked_text(_decoded(cell, column), column)
-                    for (key, column), cell in zip(named.items(), cells, strict=True)
-                    if key != "label"
-                }
-                example["label"] = self._class_of(cells[-1])
+                cells = {key: self._decoded(cell, named[key]) for key, cell in zip(named, cells, strict=True)}
+                converted = convert(cells)
             except UserError as error:
                 raise UserError(f"{self._place(split)}, row {row:,}: {error}") from None
-            yield example
+            yield converted
 
-    def _class_of(self, cell) -> int:
-        column = self._columns["label"]
-        if self._names is None:
-            return self._classes.class_of(columns.label_name(_decoded(cell, column), column))
-        if not 0 <= cell < len(self._names):
+    def _decoded(self, cell, column: str):
+        """Bytes as text, classes as their names, inside lists and records too; anything else as it is."""
+        names = self._class_names.get(column)
+        if isinstance(cell, list):
+            return [self._decoded(inner, column) for inner in cell]
+        if isinstance(cell, dict):
+            return {key: self._decoded(inner, f"{column}/{key}") for key, inner in cell.items()}
+        if isinstance(cell, bytes):
+            return text(cell, column)
+        if names is None:
+            return cell
+        if not 0 <= cell < len(names):
             raise UserError(f"label {cell}: the row is unlabelled; name a labelled split in data.splits")
-        return self._classes.class_of(self._names[cell])
+        return names[cell]
 
     def _cells(self, split: str, names: list[str]) -> Iterator[tuple]:
         """Yields the named features row by row as Python values, a thousand rows in memory at a time."""
@@ -102,10 +105,10 @@ class Tfds:
             dataset = self._builder.as_dataset(
                 split=self._expressions[split], shuffle_files=False, read_config=tfds.ReadConfig(try_autocache=False)
             )
-            # Other features may be ragged, which no batch holds.
+            # Other features may be such as no batch holds.
             dataset = dataset.map(lambda row: {name: row[name] for name in names}, num_parallel_calls=tf.data.AUTOTUNE)
-            for batch in dataset.batch(1024).prefetch(1).as_numpy_iterator():
-                yield from zip(*(batch[name].tolist() for name in names), strict=True)
+            for batch in dataset.ragged_batch(1024).prefetch(1):
+                yield from zip(*(listed(batch[name]) for name in names), strict=True)
         except tf.errors.OpError as error:
             raise UserError(f"{self._place(split)}: cannot be read: {_first_line(error)}; prepare it anew") from None
 
@@ -114,20 +117,17 @@ class Tfds:
         return f"{self.name}, split {split}" + (f" ({expression})" if expression != split else "")
 
     def _check_features(self) -> None:
-        """Raises `UserError` unless the named features are there and hold single strings, and the label a class."""
+        """Raises `UserError` unless the named features are there and hold what the target can read."""
         features = self._builder.info.features
-        for key, column in self._columns.items():
-            if column is None:
-                continue
+        for key, column in self.target.columns.items():
             if column not in features:
                 near = columns.nearest(column, features)
                 fix = near or f"; set data.columns.{key}"
                 raise UserError(f"{self.name}: no column {column}; it has {columns.listed(sorted(features))}{fix}")
-            kind = _kind(features[column])
-            if key != "label" and kind != "text":
-                raise UserError(f"{self.name}: column {column} holds {kind}, not text; set data.columns.{key}")
-            if key == "label" and kind not in ("text", "classes", "whole numbers", "booleans"):
-                raise UserError(f"{self.name}: column {column} holds {kind}, not a class; set data.columns.label")
+            wanted, kinds = self.target.holds.get(key, ("text", ("text",)))
+            kind = kind_of(features[column])
+            if kind not in kinds:
+                raise UserError(f"{self.name}: column {column} holds {kind}, not {wanted}; set data.columns.{key}")
 
     def _own_splits(self, asked: dict[str, str]) -> dict[str, str]:
         """The data set's own splits, where none was asked for."""
@@ -161,37 +161,44 @@ class Tfds:
             raise UserError(f"{self.name}: data.splits.{split} = {expression!r} selects no rows; it has {self._own_names()}")
         return files
 
-    def _resolve_labels(self, given: list[str] | None) -> tuple[list[str], columns.Labels, list[str] | None]:
-        """Label names, their classes, and for a ClassLabel the name of each of its numbers."""
-        column = self._columns["label"]
-        feature = self._builder.info.features[column]
-        if _kind(feature) != "classes":
-            names = given if given is not None else self._find_labels()
-            return list(names), columns.Labels(names), None
-        own = [name.strip() for name in feature.names]
-        if given is None or sorted(given) == sorted(own):
-            return list(given or own), columns.Labels(given or own), own
-        strange = [name for name in given if name not in own]
-        if len(strange) < len(given) or len(given) != len(own):
-            raise UserError(
-                f"data.labels = {columns.listed(given)}: the {len(own)} labels of {self.name} are {columns.listed(own)}"
-            )
-        return list(given), columns.Labels(given), list(given)
+    def _resolve_labels(self) -> dict[str, list[str]]:
+        """Settles the target's labels. Answers with the names of the classes, by column, in the order of their numbers."""
+        if not self.target.named:
+            return class_names(self._builder.info.features, self.target.columns.values())
+        column, given = self.target.columns[self.target.keys[0]], self.target.labels
+        names = class_names(self._builder.info.features, self.target.columns.values())
+        own = names.get(column)
+        if own is None:
+            if given is None:
+                self.target.settle(self._find_labels())
+            return names
+        if given is None:
+            self.target.settle(own)
+        elif sorted(given) != sorted(own):
+            if len(given) != len(own) or set(given) & set(own):
+                shown = f"the {len(own)} labels of {self.name} are {columns.listed(own)}"
+                raise UserError(f"data.labels = {columns.listed(given)}: {shown}")
+            names[column] = list(given)
+        return names
 
     def _find_labels(self) -> list[str]:
         """Reads the label column of train."""
-        name = self._columns["label"]
+        key = self.target.keys[0]
+        column = self.target.columns[key]
+        self._class_names = {}
+        values = self._read("train", {key: column}, self.target.names)
         try:
-            values = (columns.label_name(_decoded(cell, name), name) for (cell,) in self._cells("train", [name]))
-            return columns.label_names(values, name)
-        except UserError as error:
+            return columns.label_names(itertools.chain.from_iterable(values), column)
+        except columns.TooManyLabels as error:
             raise UserError(f"{self._place('train')}: {error}") from None
 
     def _is_unlabelled(self, split: str) -> bool:
-        """Whether a split starts with label -1, which TFDS writes where the authors keep the labels to themselves."""
-        column = self._columns["label"]
-        first = next(self._cells(split, [column]), (None,))[0]
-        return first == -1 and "-1" not in self.labels
+        """Whether the first rows of a split all have the label -1, which TFDS writes where the authors keep the answers."""
+        if not self.target.keys:
+            return False
+        column = self.target.columns[self.target.keys[0]]
+        first = list(itertools.islice(self._cells(split, [column]), 100))
+        return bool(first) and all(self.target.is_unlabelled(cell) for (cell,) in first)
 
 
 def _prepared(name: str, data_dir: str | os.PathLike | None, download: bool):
@@ -236,32 +243,6 @@ def _require_configuration(name: str) -> None:
         raise UserError(
             f"data.tfds = {name}: {data_set} has no configuration {configuration}; it has {columns.listed(known)}{near}"
         )
-
-
-def _kind(feature) -> str:
-    """What a feature holds, in a word or two: `text`, `classes`, `whole numbers`, `booleans`, or its type."""
-    import tensorflow_datasets as tfds
-
-    if isinstance(feature, tfds.features.ClassLabel):
-        return "classes"
-    if isinstance(feature, tfds.features.Tensor) and feature.shape == ():
-        kind = feature.np_dtype.__name__ if isinstance(feature.np_dtype, type) else str(feature.np_dtype)
-        if kind in ("object_", "str_", "bytes_", "object"):
-            return "text"
-        if kind in ("bool", "bool_"):
-            return "booleans"
-        return "whole numbers" if "int" in kind else f"{kind} numbers"
-    return f"a feature of type {type(feature).__name__}"
-
-
-def _decoded(cell, column: str):
-    """Bytes as text; anything else as it is."""
-    if not isinstance(cell, bytes):
-        return cell
-    try:
-        return cell.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"column {column}: byte {error.start:,} is 0x{cell[error.start]:02X}, not UTF-8") from None
 
 
 def _overlaps(files: dict[str, list[tuple[str, int, int, int]]]) -> list[str]:

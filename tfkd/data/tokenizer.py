@@ -15,12 +15,12 @@ from tfkd.errors import UserError
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 LONGEST_WORD = 100  # characters; BERT answers [UNK] to a longer word
 _DROPPED = r"[\x{0}-\x{8}\x{B}\x{C}\x{E}-\x{1F}\x{7F}-\x{9F}\x{FFFD}\p{Cf}\p{Co}]+"  # controls, joiners, private use
-_NO_PIECE = "\U0010fffd"  # private use: a text never holds it after `_DROPPED`, so no piece matches
+NO_PIECE = "\U0010fffd"  # private use: a text never holds it after `_DROPPED`, so no piece matches
 _LETTERS = (  # Latin, Greek, Cyrillic, Hebrew, Arabic, Devanagari, Thai, Lao, Burmese, Korean, Khmer: no punctuation within
     r"0-9A-Za-z\x{C0}-\x{36F}\x{388}-\x{52F}\x{5D0}-\x{5EA}\x{620}-\x{669}\x{66E}-\x{6D3}\x{900}-\x{963}"
     r"\x{E01}-\x{E4E}\x{E80}-\x{EFF}\x{1000}-\x{1049}\x{1100}-\x{11FF}\x{1780}-\x{17D3}\x{AC00}-\x{D7A3}"
 )
-_TOO_LONG = f"[{_LETTERS}]{{{LONGEST_WORD + 1},}}"
+TOO_LONG = f"[{_LETTERS}]{{{LONGEST_WORD + 1},}}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,8 +171,8 @@ class Tokenizer(tf.Module):
         """Writes `vocab.txt`, whole or not at all."""
         run_dir.write_text(path, "".join(piece + "\n" for piece in self._vocabulary.pieces))
 
-    def _pieces_of(self, texts: tf.Tensor) -> tf.RaggedTensor:
-        """(B,) strings -> (B, None) ids without special pieces."""
+    def cleaned(self, texts: tf.Tensor) -> tf.Tensor:
+        """(B,) strings as BERT cleans them; a word that is too long becomes one character that no piece matches."""
         texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="ignore")
         texts = tf.strings.regex_replace(texts, _DROPPED, "")
         if self.lowercase:
@@ -180,7 +180,15 @@ class Tokenizer(tf.Module):
             # ICU lower-cases by context and locale: a final Σ, and I where LANG is Turkish. BERT does neither.
             texts = tf.strings.regex_replace(tf.strings.lower(texts), "Σ", "σ")
             texts = tf.strings.lower(texts, encoding="utf-8")
-        return self._wordpiece.tokenize(tf.strings.regex_replace(texts, _TOO_LONG, _NO_PIECE))
+        return tf.strings.regex_replace(texts, TOO_LONG, NO_PIECE)
+
+    def located(self, cleaned: tf.Tensor) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.RaggedTensor]:
+        """(B,) cleaned strings -> ids without special pieces, first byte and byte after the last: (B, None) each."""
+        return self._wordpiece.tokenize_with_offsets(cleaned)
+
+    def _pieces_of(self, texts: tf.Tensor) -> tf.RaggedTensor:
+        """(B,) strings -> (B, None) ids without special pieces."""
+        return self._wordpiece.tokenize(self.cleaned(texts))
 
     def _framed(self, pieces: tf.RaggedTensor, starts: bool) -> tf.RaggedTensor:
         """Puts [SEP] behind every row, and [CLS] before it where it starts."""

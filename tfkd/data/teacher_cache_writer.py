@@ -1,0 +1,272 @@
+"""Asks a teacher about every row once and keeps the answers, in pieces that are there whole or not at all."""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import pathlib
+import shutil
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from tfkd.data.store import Store
+from tfkd.data.teacher_cache import FORMAT, MANIFEST, TeacherCache, check_fixed, is_whole, manifest_digest, row_bytes
+from tfkd.data.teacher_tensors import LARGEST, at, not_finite, tensors
+from tfkd.errors import UserError
+from tfkd.run_dir import remove, sha256, size, whole, write_json
+
+CHUNK_BYTES = 64 << 20
+MOST_ROWS, FEWEST_ROWS = 4096, 64
+"""Of a chunk: what a kill costs at most, and how many a teacher can still be asked about at once."""
+
+SECONDS_BETWEEN_LOOKS = 0.5
+
+
+def write_cache(
+    path: str | os.PathLike,
+    teacher,
+    names,
+    store: Store,
+    buckets: list[int],
+    batch_size: int,
+    top_k: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    jit_compile: bool = False,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> TeacherCache:
+    """Opens the cache at `path`, first writing what of it is missing or damaged.
+
+    Rows lie in the store's order, in chunks, each file named by its number and its SHA-256; the manifest comes last. A
+    process killed at any moment leaves whole chunks, and the next call goes on after them to the same bytes: what a
+    chunk holds follows from its own rows alone. Of several processes one writes, and the others wait for it.
+
+    Arguments:
+        path: the folder; name it by `cache_key`.
+        teacher: an object `teacher(inputs, names) -> {name: tensor}` with `shapes(names) -> {name: shape}`, None in a
+            shape for B and T, and None for the shape of logits that the model cannot say.
+        names: tensors to keep; `logits` always are.
+        store: the rows.
+        buckets: padded lengths, rising, the last at least the longest row.
+        batch_size: rows that the teacher is asked about at once.
+        top_k: keep the k largest logits of a row or position and one value for the others (see `TopKTensor`).
+        progress: is told rows done and rows in all.
+        jit_compile: compile the teacher with XLA, once for each bucket.
+        chunk_bytes: about the largest file.
+
+    Raises:
+        UserError: a value beyond float16, with its row; no space, no permission; a task that draws what it reads of a row.
+        ValueError: `path` holds other tensors, or those of other rows.
+    """
+    check_fixed(store)
+    path, progress = pathlib.Path(path), progress or (lambda done, rows: None)
+    names = tuple(dict.fromkeys(("logits", *names)))
+    layout = tensors(_shapes(teacher, names, store, buckets), top_k)
+    with _one_line(path):
+        finished = _finished(path, layout, top_k, store)
+    if finished is not None:
+        progress(len(store), len(store))
+        return finished
+    writer = _Writer(path, layout, store, chunk_bytes)
+    with _alone(path, lambda: progress(min(writer.count() * writer.chunk_rows, len(store)), len(store))):
+        finished = _finished(path, layout, top_k, store)  # by the process that was waited for
+        if finished is not None:
+            progress(len(store), len(store))
+            return finished
+        writer.check_space()
+        ask = _compiled(teacher, names, layout, jit_compile)
+        for index in range(writer.chunks):
+            rows = writer.rows(index)
+            if not writer.has(index):
+                batch = min(batch_size, writer.chunk_rows)
+                writer.write(index, _answers(ask, rows, layout, store, buckets, batch, progress))
+            progress(int(rows[-1]) + 1, len(store))
+        writer.finish(top_k)
+    return TeacherCache(path, verify=False)
+
+
+def _finished(path: pathlib.Path, layout: list, top_k: int | None, store: Store) -> TeacherCache | None:
+    """The cache, where it is whole."""
+    if not (path / MANIFEST).exists():
+        return None
+    try:
+        cache = TeacherCache(path)
+    except UserError:  # damaged: what is whole of it is kept
+        return None
+    asked, held = ([(type(t), t.name, t.parts) for t in each] for each in (layout, cache.tensors))
+    if asked != held or not np.array_equal(cache.lengths, store.lengths):
+        raise ValueError(f"{path}: a teacher cache of other tensors or rows; name each cache's folder by its cache_key")
+    return cache
+
+
+class _Writer:
+    """The files of a cache that is being written."""
+
+    def __init__(self, path: pathlib.Path, layout: list, store: Store, chunk_bytes: int):
+        self.path, self.layout = path, layout
+        self.lengths = np.asarray(store.lengths, "<i4")
+        self.sizes = row_bytes(layout, self.lengths)
+        mean = max(int(self.sizes.sum()) // max(len(self.sizes), 1), 1)
+        self.chunk_rows = min(max(chunk_bytes // mean, FEWEST_ROWS), MOST_ROWS)
+        self.chunks = -(-len(self.lengths) // self.chunk_rows)
+        self.entries: list[dict] = [{} for _ in range(self.chunks)]
+
+    def rows(self, index: int) -> np.ndarray:
+        return np.arange(index * self.chunk_rows, min((index + 1) * self.chunk_rows, len(self.lengths)))
+
+    def count(self) -> int:
+        """How many chunks are there."""
+        return sum(".partial" not in file.name for file in self.path.glob("chunk-*.bin"))
+
+    def has(self, index: int) -> bool:
+        """Whether a chunk is there whole; what is not is removed."""
+        expected = int(self.sizes[self.rows(index)].sum())
+        for file in sorted(self.path.glob(f"chunk-{index:06}-*")):
+            digest = file.name.removesuffix(".bin").rpartition("-")[2]
+            if is_whole(file, expected, digest):
+                self.entries[index] = {"file": file.name, "bytes": expected, "sha256": digest}
+                return True
+            with _one_line(self.path):
+                (self.path / MANIFEST).unlink(missing_ok=True)  # it vouches for this file
+                remove(file)
+        return False
+
+    def check_space(self) -> None:
+        """Raises `UserError` where the disk cannot hold what is missing."""
+        with _one_line(self.path):
+            free = shutil.disk_usage(self.path).free
+        missing = int(self.sizes.sum()) - size(self.path)
+        if missing > free:
+            raise UserError(
+                f"{self.path}: {_megabytes(missing)} of teacher outputs are to be written and {_megabytes(free)} are free; "
+                "make room, set TFKD_CACHE to a folder on another disk, or use teacher.cache: false"
+            )
+
+    def write(self, index: int, answers: Iterator[tuple[int, bytes]]) -> None:
+        """Writes a chunk of the rows' records, given in any order."""
+        rows = self.rows(index)
+        ends = np.cumsum(self.sizes[rows])
+        data = memoryview(bytearray(int(ends[-1])))
+        for row, record in answers:
+            end = int(ends[row - rows[0]])
+            data[end - len(record) : end] = record
+        digest = hashlib.sha256(data).hexdigest()
+        name = f"chunk-{index:06}-{digest}.bin"
+        with _one_line(self.path), whole(self.path / name) as beside:
+            beside.write_bytes(data)
+        self.entries[index] = {"file": name, "bytes": len(data), "sha256": digest}
+
+    def finish(self, top_k: int | None) -> None:
+        """Writes the manifest, and removes what it does not list."""
+        lengths = self.path / "lengths.int32"
+        with _one_line(self.path):
+            with whole(lengths) as beside:
+                beside.write_bytes(self.lengths.tobytes())
+            about = {
+                "format": FORMAT,
+                "rows": len(self.lengths),
+                "chunk_rows": self.chunk_rows,
+                "shapes": {tensor.name: list(tensor.shape) for tensor in self.layout},
+                "top_k": top_k,
+                "lengths": {"file": lengths.name, "bytes": self.lengths.nbytes, "sha256": sha256(lengths)},
+                "chunks": self.entries,
+            }
+            for file in set(self.path.glob("chunk-*")) - {self.path / entry["file"] for entry in self.entries}:
+                remove(file)
+            write_json(self.path / MANIFEST, about | {"sha256": manifest_digest(about)})
+
+
+def _shapes(teacher, names, store: Store, buckets: list[int]) -> dict[str, tuple]:
+    """Name -> shape with B; where the teacher cannot say, as it answers for one row."""
+    shapes = dict(teacher.shapes(names))
+    if None in shapes.values():
+        if not len(store):
+            raise ValueError(f"{store.path} has no rows: the shape of the teacher's answer cannot be found out")
+        length = int(buckets[-1])
+        answer = teacher(tf.nest.map_structure(tf.constant, store.gather(np.zeros(1, int), length)), names)
+        for name, shape in shapes.items():
+            if shape is None:
+                seen = tuple(answer[name].shape)
+                shapes[name] = (None, None, *seen[2:]) if len(seen) > 2 and seen[1] == length else (None, *seen[1:])
+    return shapes
+
+
+def _compiled(teacher, names, layout, jit_compile: bool) -> Callable[[dict], list]:
+    """`inputs` -> for each tensor of the layout its parts, NumPy."""
+
+    @tf.function(jit_compile=jit_compile, reduce_retracing=True)
+    def graph(inputs):
+        answer = teacher(inputs, names)
+        return [tensor.encode(tf.convert_to_tensor(answer[tensor.name])) for tensor in layout]
+
+    return lambda inputs: [[part.numpy() for part in parts] for parts in graph(tf.nest.map_structure(tf.constant, inputs))]
+
+
+def _answers(ask, rows, layout, store, buckets, batch_size, progress) -> Iterator[tuple[int, bytes]]:
+    """Each of `rows` with its record. The teacher sees them by length, in batches of one size, as few shapes as buckets."""
+    by_length = rows[np.argsort(store.lengths[rows], kind="stable")]
+    by_length = np.concatenate([np.full(-len(rows) % batch_size, -1), by_length])
+    done = int(rows[0])
+    for batch in by_length.reshape(-1, batch_size):
+        length = int(buckets[min(np.searchsorted(buckets, store.lengths[batch[-1]]), len(buckets) - 1)])
+        answer = ask(store.gather(batch, length))
+        for tensor, parts in zip(layout, answer, strict=True):
+            for part, shape in zip(parts, tensor.parts, strict=True):
+                if part.shape != (batch_size, *at(shape, length)):
+                    raise ValueError(f"teacher: {tensor.name} is {part.shape}, not {(batch_size, *at(shape, length))}")
+        for place, row in enumerate(batch):
+            if row >= 0:
+                yield row, b"".join(_record(layout, answer, place, row, int(store.lengths[row])))
+                done += 1
+        progress(done, len(store))
+
+
+def _record(layout, answer, place: int, row: int, length: int) -> Iterator[bytes]:
+    for tensor, parts in zip(layout, answer, strict=True):
+        for values in tensor.pack([part[place, ...] for part in parts], length):
+            if not_finite(values):
+                what = "NaN" if np.isnan(values).any() else f"a value beyond {LARGEST:,}, the largest of float16"
+                raise UserError(
+                    f"teacher: {tensor.name} of row {row} (counted from 0) has {what}: it cannot be cached; use teacher.cache: "
+                    "false, or a teacher whose numbers are sound"
+                )
+            yield values.tobytes()
+
+
+@contextlib.contextmanager
+def _alone(path: pathlib.Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Holds the folder's lock, which a process lets go of even as it is killed."""
+    with contextlib.ExitStack() as files:
+        with _one_line(path):
+            path.mkdir(parents=True, exist_ok=True)
+            lock = files.enter_context(open(path / "lock", "ab"))
+            while not _taken(lock):
+                waiting()
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+        yield
+
+
+def _taken(lock) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _one_line(path: pathlib.Path) -> Iterator[None]:
+    """Says what the system says of a file: no space, no permission, a read-only disk."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path}: the teacher's outputs cannot be kept there: {error.strerror or error}; what is done stays: make room or "
+            "give permission and run again, set TFKD_CACHE to another folder, or use teacher.cache: false"
+        ) from error
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
