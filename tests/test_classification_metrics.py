@@ -8,6 +8,7 @@ import pytest
 from sklearn import metrics as reference
 
 from tfkd.errors import UserError
+from tfkd.tasks import bootstrap
 from tfkd.tasks import classification_metrics as ours
 
 
@@ -109,7 +110,7 @@ def test_one_label_alone_has_no_roc_auc_and_everything_else():
 def test_one_example_is_enough():
     found = ours.measure(np.array([[0.0, 1.0, 0.0]]), np.array([1]))
     assert found["accuracy"] == found["f1_macro"] == 1.0
-    assert ours.bootstrap_interval(np.array([1.0])) == (1.0, 1.0)
+    assert bootstrap.bootstrap_interval(np.array([1.0])) == (1.0, 1.0)
 
 
 def test_equal_scores_are_worth_a_coin():
@@ -184,34 +185,34 @@ def brute_interval(values, resamples, seed):
 )
 def test_bootstrap_is_the_bootstrap_over_rows(values):
     spread = np.std(values) / math.sqrt(len(values))
-    found = ours.bootstrap_interval(values, resamples=20_000, seed=1)
+    found = bootstrap.bootstrap_interval(values, resamples=20_000, seed=1)
     np.testing.assert_allclose(found, brute_interval(np.asarray(values, float), 20_000, 2), atol=0.08 * spread)
 
 
 def test_bootstrap_is_known_by_its_seed():
     values = np.random.default_rng(0).normal(size=200)
-    first, again, other = (ours.bootstrap_interval(values, seed=seed) for seed in (3, 3, 4))
+    first, again, other = (bootstrap.bootstrap_interval(values, seed=seed) for seed in (3, 3, 4))
     assert first == again != other
 
 
 def test_bootstrap_in_pieces_equals_bootstrap_in_one(monkeypatch):
     values = np.random.default_rng(0).normal(size=50)
-    whole = ours.bootstrap_interval(values, resamples=500, seed=5)
-    monkeypatch.setattr(ours, "_DRAWS_AT_ONCE", 700)
-    assert ours.bootstrap_interval(values, resamples=500, seed=5) == whole
+    whole = bootstrap.bootstrap_interval(values, resamples=500, seed=5)
+    monkeypatch.setattr(bootstrap, "_DRAWS_AT_ONCE", 700)
+    assert bootstrap.bootstrap_interval(values, resamples=500, seed=5) == whole
 
 
 def test_bootstrap_of_5000_examples_takes_no_time():
     values = np.random.default_rng(0).random(5000) < 0.85
     start = time.perf_counter()
-    low, high = ours.bootstrap_interval(values, resamples=2000)
+    low, high = bootstrap.bootstrap_interval(values, resamples=2000)
     assert time.perf_counter() - start < 0.5
     assert low < values.mean() < high
 
 
 def test_paired_difference_by_hand():
     student, baseline = np.array([1, 1, 1, 0], bool), np.array([1, 0, 0, 0], bool)
-    found = ours.paired_difference(student, baseline)
+    found = bootstrap.paired_difference(student, baseline)
     assert found["difference"] == 0.5
     assert found["interval"] == [0.0, 1.0]  # of 4 draws of {0, 1, 1, 0}, none or all are 1 in 1/16 of the cases, above 2.5 %
 
@@ -220,15 +221,15 @@ def test_paired_interval_is_narrower_than_the_spread_of_either():
     generator = np.random.default_rng(0)
     baseline = generator.random(2000) < 0.7
     student = baseline | (np.arange(2000) % 50 == 0)  # never worse, better on at most 2 % of the examples
-    low, high = ours.paired_difference(student, baseline)["interval"]
-    alone = ours.bootstrap_interval(student)
+    low, high = bootstrap.paired_difference(student, baseline)["interval"]
+    alone = bootstrap.bootstrap_interval(student)
     assert 0 < low < high
     assert high - low < 0.5 * (alone[1] - alone[0])
 
 
 def test_equal_answers_differ_by_nothing():
     right = np.arange(100) % 3 > 0
-    assert ours.paired_difference(right, right) == {"difference": 0.0, "interval": [0.0, 0.0]}
+    assert bootstrap.paired_difference(right, right) == {"difference": 0.0, "interval": [0.0, 0.0]}
 
 
 def test_compare_by_hand():
@@ -274,10 +275,10 @@ def test_other_mismatches_are_told_too():
     with pytest.raises(UserError, match="2 label names do not name the 3 classes"):
         ours.per_class(np.zeros((1, 3)), np.array([0]), ["a", "b"])
     with pytest.raises(UserError, match="not the same ones"):
-        ours.paired_difference(np.ones(3), np.ones(4))
+        bootstrap.paired_difference(np.ones(3), np.ones(4))
     with pytest.raises(UserError, match="must be equal"):
         ours.compare(np.zeros((2, 3)), np.zeros((2, 4)))
     with pytest.raises(UserError, match="1 of 2 rows"):
         ours.compare(np.array([[0, 1], [np.nan, 0]]), np.zeros((2, 2)))
     with pytest.raises(UserError, match="one value an example"):
-        ours.bootstrap_interval(np.array([]))
+        bootstrap.bootstrap_interval(np.array([]))

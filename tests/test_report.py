@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from tfkd import report, report_inputs, report_page, report_plots, run_dir
+from tfkd import report, report_classification, report_inputs, report_page, report_plots, run_dir
 from tfkd import report_words as words
 from tfkd.errors import UserError
 
@@ -34,10 +34,9 @@ def summary(labels, logits, names=LABELS, **changes):
     values = {
         "task": "classification",
         "dataset": DATASET,
-        "metric": "accuracy",
-        "label_names": names,
-        "labels": labels,
-        "logits": logits,
+        "labels": names,
+        "truth": {"labels": labels},
+        "outputs": logits,
         "parameters": sizes,
         "bytes": {role: 4 * number for role, number in sizes.items()},
         "seconds": SECONDS,
@@ -166,10 +165,11 @@ def test_report_is_what_the_design_promises():
     assert [entry["metrics"]["accuracy"] for entry in found["models"]] == [1.0, 0.5, 0.75]
     assert found["retention"] == 0.75
     assert found["student_minus_baseline"]["difference"] == 0.25
-    assert found["agreement"] == {"baseline": 0.5, "student": 0.75}
-    assert found["kl"]["student"] == pytest.approx(9.0 / 4, rel=0.01)  # one row of four moves from one corner to another
+    assert {role: near["agreement"] for role, near in found["near_teacher"].items()} == {"baseline": 0.5, "student": 0.75}
+    # One row of four moves from one corner to another.
+    assert found["near_teacher"]["student"]["kl"] == pytest.approx(9.0 / 4, rel=0.01)
     assert found["models"][2]["parameters"] == 1_500_000 and found["models"][2]["bytes"] == 6_000_000
-    assert [row["support"] for row in found["models"][0]["per_class"]] == [2, 1, 1]
+    assert [row["support"] for row in found["models"][0]["per_label"]] == [2, 1, 1]
     assert (found["task"], found["metric"], found["examples"], found["artifacts"]) == ("classification", "accuracy", 4, [])
     low, high = found["models"][2]["interval"]
     assert 0.0 <= low <= 0.75 <= high <= 1.0
@@ -199,7 +199,7 @@ def test_retention_of_a_teacher_that_knows_nothing_is_undefined():
     assert found["retention"] is None
 
 
-def test_reports_that_cannot_be_made_name_role_or_metric():
+def test_reports_that_cannot_be_made_name_the_role():
     labels = np.arange(6) % 3
     good = outputs(labels, 3, 0)
     bad = good.copy()
@@ -208,11 +208,15 @@ def test_reports_that_cannot_be_made_name_role_or_metric():
         summary(labels, {"teacher": good, "student": bad})
     with pytest.raises(UserError, match="needs logits of the teacher; there are student"):
         summary(labels, {"student": good})
-    with pytest.raises(UserError, match="metric = bleu: the report knows accuracy"):
-        summary(labels, {"teacher": good, "student": good}, metric="bleu")
 
 
 # How it is worded.
+
+
+def told(task, metric, difference, interval, examples=900):
+    against = None if interval is None else {"difference": difference, "interval": interval}
+    report = {"task": task, "metric": metric, "examples": examples, "dataset": {}, "models": [{"role": "baseline"}]}
+    return report | {"student_minus_baseline": against}
 
 
 @pytest.mark.parametrize(
@@ -226,17 +230,19 @@ def test_reports_that_cannot_be_made_name_role_or_metric():
     ],
 )
 def test_verdict_claims_no_more_than_the_interval(difference, interval, examples, expected):
-    found = words.verdict(
-        {"examples": examples, "dataset": {}, "student_minus_baseline": {"difference": difference, "interval": interval}}
-    )
+    found = words.verdict(told("classification", "accuracy", difference, interval, examples))
     assert found.startswith(expected)
     if examples > 100:
         assert ("excludes 0" in found) == (interval[0] > 0 or interval[1] < 0) != ("includes 0" in found)
 
 
 def test_numbers_in_words():
-    assert (words.percent(0.8714), words.percent(None), words.interval([0.858, 0.884])) == ("87.1 %", "–", "85.8 to 88.4 %")
-    assert [words.points(value) for value in (0.011, -0.0104, 0.0)] == ["+1.10", "−1.04", "0.00"]
+    assert (words.percent(0.8714), words.percent(None)) == ("87.1 %", "–")
+    assert words.interval([0.858, 0.884], "percent") == "85.8 to 88.4 %"
+    assert words.interval([-0.0581, 0.884], "decimal") == "−0.058 to 0.884" and words.interval(None, "decimal") == "–"
+    assert [words.gap(value, "percent") for value in (0.011, -0.0104, 0.0)] == ["+1.10", "−1.04", "0.00"]
+    assert [words.gap(value, "decimal") for value in (0.011, -0.0104, 0.0001)] == ["+0.011", "−0.010", "0.000"]
+    assert [words.number(value) for value in (1234.6, 0.012345, -3.0, None)] == ["1,235", "0.0123", "−3.00", "–"]
     numbers = (999, 1000, 999_949, 999_999, 22_713_216, None)
     assert [words.amount(number) for number in numbers] == ["999", "1.0 k", "999.9 k", "1.0 M", "22.7 M", "–"]
     assert [words.size(n) for n in (12, 17_300_000, None)] == ["12 B", "17.3 MB", "–"]
@@ -325,7 +331,7 @@ def test_both_texts_of_a_pair_are_shown(no_pictures, tmp_path):
 def test_disagreements_are_counted_by_who_is_right():
     labels, eye = np.array([0, 0, 0, 0, 1]), np.eye(3)
     logits = {"teacher": 3 * eye[[0, 0, 1, 1, 1]], "student": np.array([5, 1, 1, 1, 1])[:, None] * eye[[1, 2, 0, 2, 1]]}
-    found = report_page._disagreements({row: [f"text {row}"] for row in range(5)}, labels, logits, LABELS)
+    found = report_classification._disagreements({row: {"texts": [f"text {row}"]} for row in range(5)}, labels, logits, LABELS)
     assert found["count"] == 4
     assert [group["count"] for group in found["groups"]] == [2, 1, 1]
     first = found["groups"][0]["shown"][0]  # the surest first: row 0
@@ -540,7 +546,7 @@ def broken_manifest(run):
         (no_predictions, "predictions.npz is missing"),
         (broken_predictions, "predictions.npz: cannot be read"),
         (text_predictions, "predictions.npz: cannot be read"),
-        (other_predictions, "labels has shape (3,), but report.json speaks of (120,)"),
+        (other_predictions, "predictions.npz: holds 3 examples, but report.json speaks of 120"),
         (too_few_roles, "predictions.npz: cannot be read"),
         (broken_examples, "examples.jsonl: line 2 is not an example"),
         (broken_manifest, "manifest.json: format is missing; export the run again: python -m export"),

@@ -19,20 +19,19 @@ from tfkd import report_words as words
 from tfkd.errors import UserError
 from tfkd.report_words import ROLES
 from tfkd.run_dir import RunDir, read_json, write_text
-from tfkd.tasks import classification_metrics as metrics
+from tfkd.tasks.measures import MEASURES
 
-_REPORT_KEYS = ("task", "dataset", "examples", "metric", "models", "retention", "agreement", "kl", "bootstrap", "seconds")
-_MODEL_KEYS = ("role", "parameters", "bytes", "metrics", "interval", "per_class")
+_REPORT_KEYS = ("task", "dataset", "labels", "examples", "metric", "models", "retention", "near_teacher", "bootstrap", "seconds")
+_MODEL_KEYS = ("role", "parameters", "bytes", "metrics", "interval", "per_label")
 
 
 def summarize(
     *,
     task: str,
     dataset: dict,
-    metric: str,
-    label_names: list[str],
-    labels: np.ndarray,
-    logits: dict[str, np.ndarray],
+    labels: list[str],
+    truth: dict[str, np.ndarray],
+    outputs: dict[str, np.ndarray],
     parameters: dict[str, int],
     bytes: dict[str, int],  # the name it has in report.json
     seconds: dict[str, float],
@@ -42,12 +41,11 @@ def summarize(
     """Measures every role on the same test examples and answers with what `report.json` holds.
 
     Arguments:
-        task: name of the task.
+        task: name of the task, a key of `tfkd.tasks.measures`.
         dataset: where the examples come from, as the report shall say it: `name`, `rows` by split, `provenance`, `notes`.
-        metric: which of `classification_metrics.measure` is the headline, such as `accuracy`.
-        label_names: C names in class order.
-        labels: (N,) classes of the test examples.
-        logits: role -> (N, C); `teacher` and `student`, and `baseline` where it was trained.
+        labels: names of the models' outputs in order.
+        truth: what the outputs are measured against, as the data's target tells it: `labels`, and what else there is.
+        outputs: role -> logits; `teacher` and `student`, and `baseline` where it was trained.
         parameters: role -> number of weights.
         bytes: role -> bytes on disk.
         seconds: stage of the run -> how long it took.
@@ -55,40 +53,37 @@ def summarize(
         seed: of the resampling.
 
     Returns:
-        Plain values that JSON can hold. `interval` is of the accuracy; `student_minus_baseline` is of the accuracy
-        too, paired, and None without a baseline; `agreement` and `kl` say how near `baseline` and `student` are to
-        the teacher. `artifacts` is empty: nothing is exported yet.
+        Plain values that JSON can hold. `metric` is the task's headline; `interval` is of it; `student_minus_baseline` too,
+        paired, and None without a baseline; `near_teacher` says how near `baseline` and `student` are to the teacher. What
+        is not defined is None. `artifacts` is empty: nothing is exported yet.
 
     Raises:
-        UserError: logits or labels cannot be measured, or there is no such metric; it names the role.
+        UserError: outputs or truth cannot be measured; it names the role.
     """
-    missing = [role for role in ("teacher", "student") if role not in logits]
+    missing = [role for role in ("teacher", "student") if role not in outputs]
     if missing:
-        raise UserError(f"the report needs logits of the {missing[0]}; there are {', '.join(sorted(logits)) or 'none'}")
-    roles = [role for role in ROLES if role in logits]
+        raise UserError(f"the report needs logits of the {missing[0]}; there are {', '.join(sorted(outputs)) or 'none'}")
+    roles = [role for role in ROLES if role in outputs]
     draw = {"resamples": bootstrap, "seed": seed}
-    right, models = {}, []
+    measure, models = MEASURES[task](truth, labels), []
     for role in roles:
         try:
-            measured = metrics.measure(logits[role], labels)
-            classes = metrics.per_class(logits[role], labels, label_names)
+            measured, of_labels = measure.metrics(outputs[role]), measure.per_label(outputs[role])
         except UserError as error:
             raise UserError(f"{role}: {error}") from None
-        right[role] = np.argmax(logits[role], axis=1) == labels
         entry = {"role": role, "parameters": parameters.get(role), "bytes": bytes.get(role), "metrics": measured}
-        models.append(entry | {"interval": metrics.bootstrap_interval(right[role], **draw), "per_class": classes})
-    to_teacher = {role: metrics.compare(logits[role], logits["teacher"]) for role in roles if role != "teacher"}
-    against = metrics.paired_difference(right["student"], right["baseline"], **draw) if "baseline" in right else None
+        models.append(entry | {"interval": measure.interval(outputs[role], **draw), "per_label": of_labels})
+    against = measure.difference(outputs["student"], outputs["baseline"], **draw) if "baseline" in roles else None
     report = {
         "task": task,
         "dataset": dataset,
-        "examples": len(labels),
-        "metric": metric,
+        "labels": labels,
+        "examples": measure.examples,
+        "metric": measure.headline,
         "models": models,
-        "retention": _retention(models, metric),
+        "retention": _retention(models, measure.headline),
         "student_minus_baseline": against,
-        "agreement": {role: near["agreement"] for role, near in to_teacher.items()},
-        "kl": {role: near["kl"] for role, near in to_teacher.items()},
+        "near_teacher": {role: measure.near(outputs[role], outputs["teacher"]) for role in roles if role != "teacher"},
         "bootstrap": draw,
         "artifacts": [],
         "seconds": seconds,
@@ -97,12 +92,10 @@ def summarize(
 
 
 def _retention(models: list[dict], metric: str) -> float | None:
-    """student / teacher; None where either is undefined or the teacher's is 0."""
+    """student / teacher; None where either is undefined or the teacher's is not above 0."""
     measured = {entry["role"]: entry["metrics"] for entry in models}
-    if metric not in measured["student"]:
-        raise UserError(f"metric = {metric}: the report knows {', '.join(measured['student'])}")
     student, teacher = measured["student"][metric], measured["teacher"][metric]
-    return student / teacher if teacher and student is not None else None
+    return student / teacher if student is not None and teacher is not None and teacher > 0.0 else None
 
 
 def _plain(value):
@@ -140,6 +133,12 @@ def read_report(run: RunDir) -> dict:
         absent = next((role for role in ("teacher", "student") if words.model(report, role) is None), None)
     if absent:
         raise UserError(f"{run.report_json}: {absent} is missing; train it again, or go on with --resume")
+    if report["task"] not in MEASURES:
+        raise UserError(f"{run.report_json}: task = {report['task']}: must be one of {', '.join(MEASURES)}")
+    figures = tuple(figure.key for figure in MEASURES[report["task"]].figures)
+    absent = next(filter(None, (_absent(entry["metrics"], figures) for entry in report["models"])), None)
+    if absent or report["metric"] not in figures:
+        raise UserError(f"{run.report_json}: {absent or report['metric']} is no figure of every model; train it again")
     return report
 
 
@@ -166,28 +165,40 @@ def _absent(value, keys: tuple[str, ...]) -> str | None:
     return next((key for key in keys if key not in value), None)
 
 
-_MODEL_COLUMNS = ["model", "weights", "size", "accuracy", "95 % interval", "macro\nF1", "ROC-\nAUC", "calibr.\nerror"]
-_EXPORT_COLUMNS = ["format", "variant", "size", "largest\ndifference", "agreement", "accuracy", "p50 / p95 ms", "passed"]
-
-
 def table(report: dict, manifest: list[dict] | None = None) -> RenderableType:
     """The run on a terminal: its models, what distillation was worth, and the exports where there are any."""
-    models = _grid(f"{report['dataset'].get('name', report['task'])}: {words.measured_on(report)}", _MODEL_COLUMNS, 1)
+    title = f"{report['dataset'].get('name', report['task'])}: {words.measured_on(report)}"
+    models = _grid(title, _model_columns(report["task"]), 1)
     _add_models(models, report)
     parts = [models, Text(words.verdict(report)), Text(_short(report))]
     if manifest:
-        parts += [Text(), _exports(manifest)]
+        parts += [Text(), _exports(manifest, words.headline(report))]
     return Group(*parts)
 
 
 def comparison(reports: dict[str, dict]) -> RenderableType:
-    """Several runs in one table: run name -> its report."""
-    grid = _grid(f"{len(reports)} runs", ["run", *_MODEL_COLUMNS], 2)
-    for name, report in reports.items():
-        _add_models(grid, report, name)
-        grid.add_section()
+    """Several runs side by side, a table for each task: run name -> its report."""
+    parts = []
+    for task in dict.fromkeys(report["task"] for report in reports.values()):
+        same = {name: report for name, report in reports.items() if report["task"] == task}
+        title = f"{len(same)} run{'s' * (len(same) != 1)}" + (f", {task}" if len(same) < len(reports) else "")
+        grid = _grid(title, ["run", *_model_columns(task)], 2)
+        for name, report in same.items():
+            _add_models(grid, report, name)
+            grid.add_section()
+        parts.append(grid)
     lines = [Text.assemble((f"{name}: ", "bold"), words.verdict(report)) for name, report in reports.items()]
-    return Group(grid, *lines)
+    return Group(*parts, *lines)
+
+
+def _figures(task: str) -> tuple:
+    """What a terminal has room for, the headline first."""
+    return MEASURES[task].figures[:4]
+
+
+def _model_columns(task: str) -> list[str]:
+    first, *others = ((figure.brief or figure.title).replace(" ", "\n") for figure in _figures(task))
+    return ["model", "weights", "size", first, "95 % interval", *others]
 
 
 def _grid(title: str, columns: list[str], left: int) -> Table:
@@ -201,6 +212,7 @@ def _grid(title: str, columns: list[str], left: int) -> Table:
 
 
 def _add_models(grid: Table, report: dict, *first: str) -> None:
+    headline, *others = _figures(report["task"])
     for entry in report["models"]:
         measured = entry["metrics"]
         cells = [
@@ -208,11 +220,9 @@ def _add_models(grid: Table, report: dict, *first: str) -> None:
             entry["role"],
             words.amount(entry["parameters"]),
             words.size(entry["bytes"]),
-            words.percent(measured["accuracy"], 2),
-            words.interval(entry["interval"]),
-            words.decimal(measured["f1_macro"]),
-            words.decimal(measured["roc_auc"]),
-            words.decimal(measured["calibration_error"]),
+            words.figure(measured[headline.key], headline.style, 1),
+            words.interval(entry["interval"], headline.style),
+            *(words.figure(measured[figure.key], figure.style) for figure in others),
         ]
         grid.add_row(*map(Text, cells), style="bold" if entry["role"] == "student" else "")
         first = tuple("" for _ in first)  # a run is named once
@@ -221,17 +231,19 @@ def _add_models(grid: Table, report: dict, *first: str) -> None:
 def _short(report: dict) -> str:
     teacher, student = words.model(report, "teacher"), words.model(report, "student")
     smaller = words.ratio(teacher["parameters"], student["parameters"])
-    parts = [f"Student: {words.percent(report['retention'])} of the teacher's {report['metric'].replace('_', ' ')}"]
+    near = MEASURES[report["task"]].nearness[0]
+    parts = [f"Student: {words.percent(report['retention'])} of the teacher's {words.headline(report).title}"]
     parts += [f"{smaller} fewer parameters"] if smaller else []
-    parts += [f"same answer as the teacher on {words.percent(report['agreement']['student'])}"]
+    parts += [f"{near.title}: {words.figure(report['near_teacher']['student'][near.key], near.style)}"]
     return ", ".join(parts) + "."
 
 
-def _exports(manifest: list[dict]) -> RenderableType:
-    grid = _grid("exports", _EXPORT_COLUMNS, 2)
-    rows = [words.export(entry) for entry in manifest]
+def _exports(manifest: list[dict], headline) -> RenderableType:
+    columns = ["format", "variant", "size", "largest\ndifference", "agreement", headline.title, "p50 / p95 ms", "passed"]
+    grid = _grid("exports", columns, 2)
+    rows = [words.export(entry, headline) for entry in manifest]
     for row in rows:
-        cells = [row[key] for key in ("format", "variant", "size", "difference", "agreement", "accuracy", "latency")]
+        cells = [row[key] for key in ("format", "variant", "size", "difference", "agreement", "metric", "latency")]
         grid.add_row(*map(Text, cells), Text("yes", "green") if row["passed"] else Text("NO", "bold red"))
     reasons = [Text(f"{row['format']} {row['variant']}: {row['reason']}") for row in rows if row["reason"]]
     return Group(grid, *reasons)

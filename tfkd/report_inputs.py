@@ -1,5 +1,6 @@
 """Reads what the report needs of a run: predictions, the log of training, examples, configuration. No TensorFlow."""
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -11,6 +12,8 @@ import yaml
 from tfkd.errors import UserError
 from tfkd.report_words import ROLES
 from tfkd.run_dir import RunDir
+from tfkd.tasks.measure import Measure
+from tfkd.tasks.measures import MEASURES
 
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
@@ -20,24 +23,71 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub("\ufffd", text)
 
 
-def predictions(run: RunDir, roles: list[str], examples: int, classes: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """`predictions.npz`: labels (N,) and role -> logits (N, C), in the order of the roles.
+@dataclasses.dataclass(frozen=True)
+class View:
+    """A run as the sections of its page see it.
+
+    Arguments:
+        report: what `report.summarize` answered.
+        models: role -> its entry in the report.
+        measure: of the task, on the run's examples.
+        outputs: role -> logits, in the order of the roles.
+        names: of the outputs, printable.
+        examples: row -> `{"texts": [...], "label": ...}`, of those rows that the run kept in words.
+    """
+
+    report: dict
+    models: dict[str, dict]
+    measure: Measure
+    outputs: dict[str, np.ndarray]
+    names: list[str]
+    examples: dict[int, dict]
+
+    @property
+    def roles(self) -> list[str]:
+        return list(self.models)
+
+
+def view(run: RunDir, report: dict) -> View:
+    """Reads what belongs to a report.
 
     Raises:
-        UserError: it is missing or broken, or is not of `examples` rows and `classes` columns.
+        UserError: a file is missing or broken, or is not of the report's examples.
+    """
+    models = {entry["role"]: entry for entry in report["models"]}
+    names = [printable(name) for name in report["labels"]]
+    truth, outputs = predictions(run, list(models))
+    measure = MEASURES[report["task"]](truth, names)
+    try:
+        count = measure.examples
+        for role, array in outputs.items():
+            try:
+                measure.metrics(array)
+            except UserError as error:
+                raise UserError(f"{role}: {error}") from None
+    except (UserError, KeyError, IndexError) as error:
+        raise UserError(f"{run.predictions}: cannot be measured ({error}); train it again, or go on with --resume") from None
+    if count != report["examples"]:
+        counts = f"{count:,} examples, but report.json speaks of {report['examples']:,}"
+        raise UserError(f"{run.predictions}: holds {counts}; train it again, or go on with --resume")
+    rows = len(next(iter(outputs.values())))
+    return View(report, models, measure, outputs, names, examples(run.examples, rows))
+
+
+def predictions(run: RunDir, roles: list[str]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """`predictions.npz`: what is true, by name, and role -> logits, in the order of the roles.
+
+    Raises:
+        UserError: it is missing or broken.
     """
     run.require(run.predictions)
-    again = "train it again, or go on with --resume"
     try:
         with open(run.predictions, "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            labels = arrays["labels"]
-            logits = {role: arrays[role] for role in ROLES if role in roles}
+            outputs = {role: arrays[role] for role in ROLES if role in roles}
+            return {name: arrays[name] for name in arrays.files if name not in ROLES}, outputs
     except (KeyError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{run.predictions}: cannot be read ({str(error).splitlines()[0]}); {again}") from None
-    for name, array, shape in [("labels", labels, (examples,)), *((role, logits[role], (examples, classes)) for role in logits)]:
-        if array.shape != shape:
-            raise UserError(f"{run.predictions}: {name} has shape {array.shape}, but report.json speaks of {shape}; {again}")
-    return labels, logits
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{run.predictions}: cannot be read ({reason}); train it again, or go on with --resume") from None
 
 
 def history(path: pathlib.Path) -> tuple[dict[str, list[dict]], int]:
@@ -63,8 +113,8 @@ def history(path: pathlib.Path) -> tuple[dict[str, list[dict]], int]:
     return by_role, unusable
 
 
-def examples(path: pathlib.Path, rows: int) -> dict[int, list[str]]:
-    """`examples.jsonl`: row of the predictions -> its one or two texts. A missing file is an empty one.
+def examples(path: pathlib.Path, rows: int) -> dict[int, dict]:
+    """`examples.jsonl`: row of the predictions -> its one or two texts and its answer in words. A missing file is an empty one.
 
     Raises:
         UserError: a line is not an example.
@@ -74,10 +124,11 @@ def examples(path: pathlib.Path, rows: int) -> dict[int, list[str]]:
         try:
             line = json.loads(text)
             row, texts = int(line["row"]), [str(line[key]) for key in ("text", "text_pair") if line.get(key) is not None]
+            label = line.get("label")
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             raise UserError(f"{path}: line {number} is not an example with row and text; train the run again") from None
         if 0 <= row < rows:
-            found[row] = texts
+            found[row] = {"texts": texts, "label": label}
     return found
 
 

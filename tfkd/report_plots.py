@@ -106,6 +106,11 @@ def _local(name: str) -> str:
     return name.rpartition("}")[2]
 
 
+def line(role: str) -> dict:
+    """How the lines of a role are drawn, in every picture."""
+    return {"color": ROLE_COLORS[role], "linestyle": _DASHES[role], "linewidth": _WIDTHS[role]}
+
+
 def curves(axes, training: dict[str, tuple], validation: dict[str, tuple]) -> None:
     """Draws one loss term or metric over epochs: lines in training, dots on the validation split.
 
@@ -113,8 +118,8 @@ def curves(axes, training: dict[str, tuple], validation: dict[str, tuple]) -> No
         training: role -> (epochs, values), a point a logging step; long ones are averaged to a readable number.
         validation: role -> (epochs, values), a point an epoch.
     """
-    for role, color in ROLE_COLORS.items():
-        style = {"color": color, "linestyle": _DASHES[role], "linewidth": _WIDTHS[role]}
+    for role in ROLE_COLORS:
+        style = line(role)
         if role in training:
             epochs, values = (_thinned(np.asarray(part, dtype=float)) for part in training[role])
             axes.plot(epochs, values, **style, marker="." if len(epochs) == 1 else None)
@@ -169,7 +174,7 @@ def roc(axes, curves_by_role: dict[str, list[dict]], corner: bool) -> None:
         rates = [np.interp(grid, curve["false_positive_rate"], curve["true_positive_rate"]) for curve in found]
         mean = np.mean(rates, axis=0)
         lowest = min(lowest, float(np.quantile(mean, 0.1)))
-        style = {"color": ROLE_COLORS[role], "linestyle": _DASHES[role], "linewidth": _WIDTHS[role]}
+        style = line(role)
         axes.plot(*((grid, mean) if corner else (np.append(0.0, grid), np.append(0.0, mean))), **style)
     if not corner:
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.6)

@@ -1,5 +1,8 @@
 """How the report says numbers, on the page and on the terminal alike."""
 
+from tfkd.tasks.measure import Figure
+from tfkd.tasks.measures import MEASURES
+
 ROLES = ("teacher", "baseline", "student")
 MISSING = "–"
 FEW_EXAMPLES = 30  # below this a bootstrap interval is far too narrow to be worth a sentence
@@ -15,20 +18,40 @@ def percent(fraction: float | None, digits: int = 1) -> str:
     return MISSING if fraction is None else f"{100 * fraction:.{digits}f} %"
 
 
-def interval(bounds: list[float] | None) -> str:
-    """[0.858, 0.884] -> 85.8 to 88.4 %."""
-    return MISSING if bounds is None else f"{100 * bounds[0]:.1f} to {100 * bounds[1]:.1f} %"
-
-
-def points(fraction: float) -> str:
-    """-0.0104 -> −1.04: percentage points with their sign."""
-    value = round(100 * fraction, 2)
-    return f"{'−' if value < 0 else '+' if value > 0 else ''}{abs(value):.2f}"
-
-
 def decimal(value: float | None, digits: int = 3) -> str:
-    """0.97312 -> 0.973."""
-    return MISSING if value is None else f"{value:.{digits}f}"
+    """-0.97312 -> −0.973."""
+    return MISSING if value is None else f"{value:.{digits}f}".replace("-", "−")
+
+
+def number(value: float | None) -> str:
+    """1234.5 -> 1,234; 0.012345 -> 0.0123; 3.0 -> 3.00: three digits, or the whole part."""
+    if value is None:
+        return MISSING
+    return (f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")).replace("-", "−")
+
+
+def figure(value: float | None, style: str, digits: int = 0) -> str:
+    """A number as its style says it: `percent`, `decimal` or `number`; `digits` more than usual."""
+    if style == "number":
+        return number(value)
+    return percent(value, 1 + digits) if style == "percent" else decimal(value, 3 + digits)
+
+
+def interval(bounds: list[float] | None, style: str) -> str:
+    """[0.858, 0.884] -> 85.8 to 88.4 %, or 0.858 to 0.884."""
+    if bounds is None:
+        return MISSING
+    if style == "percent":
+        return f"{100 * bounds[0]:.1f} to {100 * bounds[1]:.1f} %"
+    return " to ".join(figure(bound, style) for bound in bounds)
+
+
+def gap(difference: float, style: str) -> str:
+    """-0.0104 -> −1.04 for what is told in percent, in percentage points; −0.010 otherwise. With its sign."""
+    value, digits = (100 * difference, 2) if style == "percent" else (difference, 3)
+    value = round(value, digits)
+    size = number(abs(value)) if style == "number" else f"{abs(value):.{digits}f}"
+    return f"{'−' if value < 0 else '+' if value > 0 else ''}{size}"
 
 
 def amount(number: float | None) -> str:
@@ -75,16 +98,24 @@ def measured_on(report: dict) -> str:
     return f"{number:,} {report['dataset'].get('measured_on', 'test')} example{'s' * (number != 1)}"
 
 
+def headline(report: dict) -> Figure:
+    """How the figure is told by which the models of a report are compared."""
+    return next(figure for figure in MEASURES[report["task"]].figures if figure.key == report["metric"])
+
+
 def verdict(report: dict) -> str:
     """One sentence: what distillation was worth, and whether the examples suffice to say so."""
-    against = report.get("student_minus_baseline")
-    if against is None:
+    if model(report, "baseline") is None:
         return "No baseline was trained, so this run cannot say what distillation was worth."
+    against, title, style = report["student_minus_baseline"], headline(report).title, headline(report).style
+    if against is None:
+        return f"What distillation was worth cannot be said: the {title} is not defined on these examples."
     low, high = against["interval"]
-    bounds = f"{points(low)} to {points(high)} points"
-    gap = against["difference"]
-    place = f"{points(abs(gap)).lstrip('+')} points {'above' if gap > 0 else 'below'}" if gap else "level with"
-    finding = f"the student is {place} the same student trained without the teacher"
+    unit = " points" if style == "percent" else ""
+    bounds = f"{gap(low, style)} to {gap(high, style)}{unit}"
+    difference = against["difference"]
+    place = f"{gap(abs(difference), style).lstrip('+')}{unit} {'above' if difference > 0 else 'below'}"
+    finding = f"the student is {place if difference else 'level with'} the same student trained without the teacher"
     if report["examples"] < FEW_EXAMPLES:
         return f"Nothing can be said from {measured_on(report)}: {finding}."
     if low > 0:
@@ -94,7 +125,7 @@ def verdict(report: dict) -> str:
     return f"No difference is shown: {finding}, and the 95 % interval, {bounds}, includes 0."
 
 
-def export(entry: dict) -> dict:
+def export(entry: dict, told: Figure) -> dict:
     """An entry of `manifest.json` in words; what it lacks becomes a dash."""
     latency = entry.get("latency_ms") or {}
     return {
@@ -103,7 +134,7 @@ def export(entry: dict) -> dict:
         "size": size(entry.get("bytes")),
         "difference": MISSING if entry.get("max_abs_difference") is None else f"{entry['max_abs_difference']:.2g}",
         "agreement": percent(entry.get("agreement")),
-        "accuracy": percent((entry.get("metrics") or {}).get("accuracy")),
+        "metric": figure((entry.get("metrics") or {}).get(told.key), told.style),
         "latency": f"{decimal(latency.get('p50'), 2)} / {decimal(latency.get('p95'), 2)}" if latency else MISSING,
         "examples": MISSING if entry.get("examples") is None else f"{entry['examples']:,}",
         "passed": bool(entry.get("passed")),

@@ -9,10 +9,11 @@ import math
 import numpy as np
 
 from tfkd.errors import UserError
+from tfkd.tasks.bootstrap import bootstrap_interval, paired_difference
+from tfkd.tasks.measure import Figure, Measure, finite, ratio, roc
 
 CALIBRATION_BINS = 15
 CURVE_POINTS = 200
-_DRAWS_AT_ONCE = 1_000_000  # 8 MB of counts
 
 
 def measure(logits: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
@@ -91,7 +92,7 @@ def roc_curves(logits: np.ndarray, labels: np.ndarray, points: int = CURVE_POINT
     probabilities = np.exp(_log_softmax(logits))
     curves = []
     for index in _contested(labels, logits.shape[1]):
-        false_rate, true_rate = _roc(probabilities[:, index], labels == index)
+        false_rate, true_rate = roc(probabilities[:, index], labels == index)
         auc = float(np.trapezoid(true_rate, false_rate))
         along = false_rate + true_rate
         keep = np.unique(np.searchsorted(along, np.linspace(0.0, along[-1], points)))
@@ -135,55 +136,6 @@ def calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = CALIBR
     return float(sum(part["count"] * abs(part["accuracy"] - part["confidence"]) for part in parts) / len(labels))
 
 
-def bootstrap_interval(values: np.ndarray, *, resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """The 95 % percentile interval of the mean of `values` (N,) under resampling of the examples (Efron 1979).
-
-    Drawing N rows with replacement decides only how often each distinct value is drawn, and those counts are
-    multinomial: drawing them directly is the same bootstrap, and for right-or-wrong values it takes N out of the cost.
-
-    Arguments:
-        values: one number an example, such as 1 where the prediction is right and 0 where it is wrong.
-        resamples: means drawn.
-        seed: the same seed gives the same interval.
-    """
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 1 or not len(values):
-        raise UserError(f"an interval needs one value an example, not an array of shape {values.shape}")
-    distinct, counts = np.unique(values, return_counts=True)
-    generator = np.random.default_rng(seed)
-    chunk = max(1, _DRAWS_AT_ONCE // len(distinct))
-    means = [
-        generator.multinomial(len(values), counts / len(values), size=min(chunk, resamples - start)) @ distinct / len(values)
-        for start in range(0, resamples, chunk)
-    ]
-    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
-    return float(low), float(high)
-
-
-def paired_difference(
-    student_correct: np.ndarray, baseline_correct: np.ndarray, *, resamples: int = 2000, seed: int = 0
-) -> dict[str, float | list[float]]:
-    """Student's minus baseline's accuracy, with the 95 % interval of the paired bootstrap over the same examples.
-
-    Each resampled example brings both answers along, so what makes an example hard for both cancels out. The
-    interval speaks of other test examples from the same source, not of other seeds in training.
-
-    Arguments:
-        student_correct: (N,) whether the student is right.
-        baseline_correct: (N,) whether the baseline is right on the same example.
-
-    Returns:
-        `{"difference", "interval": [low, high]}`, as fractions.
-    """
-    student = np.asarray(student_correct, dtype=np.float64)
-    baseline = np.asarray(baseline_correct, dtype=np.float64)
-    if student.shape != baseline.shape:
-        raise UserError(f"student and baseline answered {student.shape} and {baseline.shape} examples, not the same ones")
-    difference = student - baseline
-    interval = bootstrap_interval(difference, resamples=resamples, seed=seed)
-    return {"difference": float(difference.mean()), "interval": list(interval)}
-
-
 def compare(student_logits: np.ndarray, teacher_logits: np.ndarray) -> dict[str, float]:
     """Share of equal predictions, and mean KL(teacher || student) = sum over classes of t (log t - log s), in nats.
 
@@ -213,11 +165,7 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
 def _scores(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Precision, recall and F1 (C,) of a confusion matrix."""
     right, predicted, true = np.diag(counts), counts.sum(axis=0), counts.sum(axis=1)
-    return _ratio(right, predicted), _ratio(right, true), _ratio(2 * right, predicted + true)
-
-
-def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    return np.divide(above, below, out=np.zeros(len(above)), where=below > 0)
+    return ratio(right, predicted), ratio(right, true), ratio(2 * right, predicted + true)
 
 
 def _contested(labels: np.ndarray, classes: int) -> list[int]:
@@ -230,33 +178,17 @@ def _contested(labels: np.ndarray, classes: int) -> list[int]:
 def _roc_auc(probabilities: np.ndarray, labels: np.ndarray) -> float | None:
     areas = []
     for index in _contested(labels, probabilities.shape[1]):
-        false_rate, true_rate = _roc(probabilities[:, index], labels == index)
+        false_rate, true_rate = roc(probabilities[:, index], labels == index)
         areas.append(np.trapezoid(true_rate, false_rate))
     return math.fsum(areas) / len(areas) if areas else None
 
 
-def _roc(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """False and true positive rate at every distinct score, falling, with (0, 0) in front."""
-    order = np.argsort(-scores, kind="stable")
-    scores, positive = scores[order], positive[order]
-    last_of_ties = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)
-    true = np.append(0, np.cumsum(positive)[last_of_ties])
-    false = np.append(0, np.cumsum(~positive)[last_of_ties])
-    return false / false[-1], true / true[-1]
-
-
 def _finite(logits: np.ndarray) -> np.ndarray:
     """The logits as (N, C) float64; raises `UserError` where there are none, or some are NaN or infinite."""
-    logits = np.asarray(logits, dtype=np.float64)
+    logits = np.asarray(logits)
     if logits.ndim != 2 or logits.shape[1] < 2:
         raise UserError(f"logits must be (examples, classes) with at least 2 classes, not of shape {logits.shape}")
-    if not len(logits):
-        raise UserError("there are no examples to measure; the test split is empty")
-    bad = int((~np.isfinite(logits)).any(axis=1).sum())
-    if bad:
-        rows = f"{bad} of {len(logits)} rows of logits are"
-        raise UserError(f"{rows} NaN or infinite: the model diverged; lower its learning rate or use float32")
-    return logits
+    return finite(logits)
 
 
 def _checked(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -268,3 +200,40 @@ def _checked(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.nda
     if len(outside):
         raise UserError(f"row {outside[0]}: label {labels[outside[0]]} is not one of the {logits.shape[1]} classes")
     return logits, labels
+
+
+class ClassificationMeasure(Measure):
+    """Accuracy first; truth: `labels` (N,), the classes."""
+
+    headline = "accuracy"
+    figures = (
+        Figure("accuracy", "accuracy", "percent"),
+        Figure("f1_macro", "macro F1"),
+        Figure("roc_auc", "ROC-AUC"),
+        Figure("calibration_error", "calibration error", brief="calibr. error"),
+        Figure("cross_entropy", "cross-entropy"),
+    )
+    nearness = (Figure("agreement", "same answer as teacher", "percent"), Figure("kl", "KL from teacher in nats"))
+
+    def metrics(self, outputs):
+        return measure(outputs, self.truth["labels"])
+
+    def right(self, outputs: np.ndarray) -> np.ndarray:
+        """(N,) whether each answer is right."""
+        return np.argmax(outputs, axis=1) == self.truth["labels"]
+
+    def headline_on(self, outputs):
+        right = self.right(outputs)
+        return lambda rows: float(right[rows].mean())
+
+    def near(self, outputs, teacher):
+        return compare(outputs, teacher)
+
+    def per_label(self, outputs):
+        return per_class(outputs, self.truth["labels"], self.labels)
+
+    def interval(self, outputs, **draw):
+        return bootstrap_interval(self.right(outputs), **draw)
+
+    def difference(self, student, baseline, **draw):
+        return paired_difference(self.right(student), self.right(baseline), **draw)

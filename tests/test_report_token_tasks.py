@@ -1,0 +1,104 @@
+"""The pages of taggers and of question answering: what they count, by hand, and that they can be opened."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tfkd import report, report_plots, report_tagging, run_dir
+
+TYPES = ["loc", "per"]
+LABELS = ["B-loc", "B-per", "I-loc", "I-per", "O"]
+SENTENCES = [
+    [["Ann", "B-per"], ["Lee", "I-per"], ["left", "O"], ["<Rome>", "B-loc"]],
+    [["Bob", "B-per"], ["slept", "O"]],
+    [["Nothing", "O"], ["here", "O"]],
+]
+FOUND = {
+    "teacher": [["B-per", "I-per", "O", "B-loc"], ["B-loc", "O"], ["O", "B-per"]],
+    "student": [["B-per", "O", "O", "B-loc"], ["B-per", "O"], ["O", "O"]],
+}
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    monkeypatch.setattr(report_plots, "picture", lambda *arguments, **names: "<svg></svg>")
+
+
+def page_of(path, task, truth, labels, outputs, examples):
+    """The page of a run of two models, as text."""
+    run = run_dir.RunDir(path)
+    path.mkdir()
+    np.savez(run.predictions, **truth, **outputs)
+    sizes = dict.fromkeys(outputs, 1000)
+    told = {"task": task, "dataset": {"name": "few"}, "labels": labels, "truth": truth, "outputs": outputs}
+    told |= {"parameters": sizes, "bytes": sizes, "seconds": {"data": 1.0}, "bootstrap": 100}
+    run_dir.write_json(run.report_json, report.summarize(**told))
+    run_dir.write_text(run.examples, "".join(json.dumps({"row": row} | line) + "\n" for row, line in enumerate(examples)))
+    report.write_html(run)
+    return run.report_html.read_text(encoding="utf-8")
+
+
+def test_a_taggers_page_shows_types_errors_and_sentences(tmp_path):
+    counts = [len(sentence) for sentence in SENTENCES]
+    offsets = np.cumsum([0, *counts])
+    truth = {"labels": np.array([LABELS.index(tag) for sentence in SENTENCES for _, tag in sentence])}
+    truth |= {"pieces": np.concatenate([np.arange(count) for count in counts]), "offsets": offsets, "piece_offsets": offsets}
+    outputs = {
+        role: np.eye(5)[[LABELS.index(tag) for sentence in sentences for tag in sentence]].astype("float32")
+        for role, sentences in FOUND.items()
+    }
+    examples = [{"text": " ".join(word for word, _ in sentence), "label": sentence} for sentence in SENTENCES]
+    page = page_of(tmp_path / "run", "tagging", truth, LABELS, outputs, examples)
+    assert "They find different entities in 3 of 3 test examples" in page
+    assert "&lt;Rome&gt; <small>loc</small></span>" in page and "<Rome>" not in page
+    assert "Ann Lee <small>per</small></span> left" in page  # true and the teacher's
+    assert "Ann <small>per</small></span> Lee left" in page  # the student's
+    rows = [line.split("</i>")[1] for line in page.splitlines() if line.startswith('<tr><th scope="row"><i class="dot')][-2:]
+    assert rows == [  # right, other type, other borders, missed, invented
+        "teacher</th><td>2</td><td>1</td><td>0</td><td>0</td><td>1</td></tr>",
+        "student</th><td>2</td><td>0</td><td>1</td><td>0</td><td>0</td></tr>",
+    ]
+
+
+def test_what_became_of_entities_by_hand():
+    there = np.array([[0, 0, 1], [1, 3, 3], [0, 5, 7], [1, 9, 9]])
+    found = np.array([[0, 0, 1], [0, 3, 3], [1, 6, 6], [0, 7, 8], [1, 11, 12]])
+    expected = {"right": 1, "other type": 1, "other borders": 1, "missed": 1, "invented": 1}
+    assert report_tagging._fates(there, found) == expected
+    nothing = np.zeros((0, 3), int)
+    assert report_tagging._fates(there, nothing) == dict.fromkeys(expected, 0) | {"missed": 4}
+    assert report_tagging._fates(nothing, found)["invented"] == 5
+
+
+def test_long_sentences_are_cut_between_words():
+    words = [f"w{number}" for number in range(100)]
+    parts = report_tagging._marked(words, {(0, 1, 2), (1, 70, 71)}, TYPES)
+    assert parts[:2] == [{"text": "w0", "type": None}, {"text": "w1 w2", "type": "loc"}]
+    assert len(parts) == 3 and parts[2]["text"].startswith("w3 w4") and parts[2]["text"].endswith("w59 ...")
+    assert report_tagging._marked(["a", "b"], {(1, 0, 1)}, TYPES) == [{"text": "a b", "type": "per"}]
+
+
+def test_a_page_of_answers_shows_lengths_and_examples(tmp_path):
+    contexts, gold = ["the cat sat", "<b> dog ran", "x y z"], [["cat"], ["dog ran"], []]
+    starts = [[0, 4, 8], [0, 4, 8], [0, 2, 4]]
+    ends = [[3, 7, 11], [3, 7, 11], [1, 3, 5]]
+    truth = {"labels": np.zeros((3, 2), int), "example": np.arange(3), "first": np.full(3, 3), "offsets": np.array([0, 3, 6, 9])}
+    truth |= {"start": np.concatenate(starts), "end": np.concatenate(ends)}
+    for name, parts in (("contexts", contexts), ("answers", [json.dumps(answers) for answers in gold])):
+        truth[name] = np.frombuffer("".join(parts).encode(), "uint8")
+        truth[f"{name}_offsets"] = np.cumsum([0, *map(len, parts)])
+
+    def logits(*spans):
+        found = np.zeros((21, 2), "float32")
+        for row, (first, last) in enumerate(spans):
+            found[7 * row + first, 0] = found[7 * row + last, 1] = 5.0
+        return found
+
+    outputs = {"teacher": logits((4, 4), (4, 5), (0, 0)), "student": logits((4, 5), (4, 4), (3, 3))}
+    examples = [{"text": f"what {row}?", "text_pair": contexts[row], "label": gold[row]} for row in range(3)]
+    page = page_of(tmp_path / "run", "question_answering", truth, ["start", "end"], outputs, examples)
+    assert "The teacher is right, the student is not" in page and "the teacher alone</th><td>3</td>" in page
+    assert '<b class="wrong"><bdi>cat sat</bdi></b>' in page and "<b><bdi>dog ran</bdi></b>" in page
+    assert "true no answer" in page and '<blockquote dir="auto">&lt;b&gt; dog ran</blockquote>' in page
+    assert "no answer</th><td>1</td>" in page and "1 word</th><td>1</td>" in page and "2 words</th><td>1</td>" in page

@@ -1,0 +1,53 @@
+"""The head that answers with a vector of a text."""
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="tfkd")
+class EmbeddingHead(keras.layers.Layer):
+    """m / |m| with m the mean over the text's positions, through a matrix where the width is not the one wanted.
+
+    Mean pooling and unit length as in Sentence-BERT (Reimers and Gurevych 2019, arXiv:1908.10084, section 3): the dot product
+    of two answers is their cosine.
+
+    Arguments:
+        classes: numbers in a vector; None: the encoder's width.
+        pooling: `mean`, or `first` for the vector of position 0.
+    """
+
+    names = ("pooled",)
+
+    def __init__(self, classes: int | None = None, pooling: str = "mean", **kwargs):
+        super().__init__(**kwargs)
+        if pooling not in ("first", "mean"):
+            raise ValueError(f"pooling = {pooling!r}: must be first or mean")
+        self.classes, self.pooling = classes, pooling
+
+    @property
+    def first_only(self) -> bool:
+        """Whether position 0 is all that is read."""
+        return self.pooling == "first"
+
+    def build(self, input_shape):
+        width = input_shape[-1]
+        self.classes = self.classes or width
+        self.output_dense = None
+        if self.classes != width:
+            self.output_dense = keras.layers.Dense(self.classes, use_bias=False, dtype=self.dtype_policy, name="output")
+            self.output_dense.build((None, width))
+        self.built = True
+
+    def call(self, hidden, padding_mask, training=None):
+        """(B, T, D), (B, T) -> unit vectors (B, C), float32 whatever the policy, and `pooled` (B, D) before the matrix."""
+        if self.first_only:
+            pooled = hidden[:, 0]
+        else:
+            mask = ops.cast(ops.expand_dims(padding_mask, -1), hidden.dtype)  # (B, T, 1)
+            pooled = ops.sum(hidden * mask, axis=1) / ops.maximum(ops.sum(mask, axis=1), 1.0)
+        vector = ops.cast(pooled if self.output_dense is None else self.output_dense(pooled), "float32")
+        length = ops.sqrt(ops.maximum(ops.sum(ops.square(vector), axis=-1, keepdims=True), 1e-24))
+        return vector / length, {"pooled": pooled}
+
+    def get_config(self):
+        return {**super().get_config(), "classes": self.classes, "pooling": self.pooling}

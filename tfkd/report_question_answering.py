@@ -1,0 +1,75 @@
+"""The sections of a page for answers in texts: scores by length, who is right where, questions with all answers."""
+
+import numpy as np
+
+from tfkd import report_plots as plots
+from tfkd.report_inputs import View
+from tfkd.tasks.question_answering_metrics import exact_match
+
+MOST_EXAMPLES = 8  # of each kind
+MOST_ANSWERS = 5  # that people gave
+LONGEST_TEXT = 600  # characters
+LONGEST_ANSWER = 200
+
+
+def values(view: View) -> dict:
+    """What `report_question_answering.html` is filled with."""
+    answers = {role: view.measure.answers(outputs) for role, outputs in view.outputs.items()}
+    gold = view.measure.gold
+    right = {
+        role: np.array([exact_match(*pair) > 0.0 for pair in zip(said, gold, strict=True)]) for role, said in answers.items()
+    }
+    return {
+        "lengths": _lengths(view),
+        "nullable": view.measure.nullable,
+        "together": _together(right),
+        "groups": _groups(view, answers, right),
+        "texts": bool(view.examples),
+    }
+
+
+def _lengths(view: View) -> list[dict]:
+    """A row a length of the answer: support, and figures by role."""
+    rows = []
+    for entries in zip(*(entry["per_label"] for entry in view.models.values()), strict=True):
+        by_role = dict(zip(view.models, entries, strict=True))
+        rows.append({"label": entries[0]["label"], "support": entries[0]["support"], "roles": by_role})
+    return rows
+
+
+def _together(right: dict[str, np.ndarray]) -> list[tuple[str, int]]:
+    """How many questions teacher and student answer exactly, together and alone."""
+    teacher, student = right["teacher"], right["student"]
+    counts = {"both": teacher & student, "the teacher alone": teacher & ~student, "the student alone": student & ~teacher}
+    return [(who, int(which.sum())) for who, which in (counts | {"neither": ~teacher & ~student}).items()]
+
+
+def _groups(view: View, answers: dict[str, list[str]], right: dict[str, np.ndarray]) -> list[dict]:
+    """Questions on which student and teacher differ, spread evenly over the split, and some that both answer wrongly."""
+    teacher, student = right["teacher"], right["student"]
+    kinds = {
+        "The teacher is right, the student is not": teacher & ~student,
+        "The student is right, the teacher is not": student & ~teacher,
+        "Both are wrong": ~teacher & ~student,
+    }
+    rows = view.measure.rows  # of each question the first window
+
+    def shown(question: int) -> dict:
+        texts = view.examples[int(rows[question])]["texts"]
+        gold = view.measure.gold[question]
+        return {
+            "question": plots.cut(texts[0], LONGEST_TEXT),
+            "context": plots.cut(texts[1], LONGEST_TEXT) if len(texts) > 1 else "",
+            "true": [plots.cut(answer, LONGEST_ANSWER) for answer in dict.fromkeys(gold)][:MOST_ANSWERS],
+            "said": {
+                role: {"text": plots.cut(answers[role][question], LONGEST_ANSWER), "right": bool(right[role][question])}
+                for role in ("teacher", "student")
+            },
+        }
+
+    groups = []
+    for title, which in kinds.items():
+        known = [int(question) for question in np.flatnonzero(which) if int(rows[question]) in view.examples]
+        chosen = known[:: max(1, -(-len(known) // MOST_EXAMPLES))]
+        groups.append({"title": title, "count": int(which.sum()), "shown": [shown(question) for question in chosen]})
+    return groups

@@ -1,0 +1,125 @@
+"""The sections of a regression's page: predictions against targets, residuals, student beside teacher, worst examples."""
+
+import numpy as np
+
+from tfkd import report_plots as plots
+from tfkd.report_inputs import View
+from tfkd.report_plots import MUTED, ROLE_COLORS
+
+MOST_POINTS = 1000  # of a scatter; more are neither seen nor loaded quickly
+MOST_EXAMPLES = 10
+LONGEST_TEXT = 400  # characters
+BINS = 40
+
+
+def values(view: View) -> dict:
+    """What `report_regression.html` is filled with."""
+    measure = view.measure
+    targets = measure.targets
+    predictions = {role: measure.predictions(outputs) for role, outputs in view.outputs.items()}
+    return {
+        "target_name": view.names[0],
+        "scatters": {role: _scatter(targets, found, role) for role, found in predictions.items()},
+        "drawn": min(MOST_POINTS, len(targets)),
+        "residuals": _residuals(targets, predictions),
+        "beside_teacher": _beside_teacher(predictions),
+        "quarters": _quarters(targets, predictions),
+        "worst": _worst(view.examples, targets, predictions),
+        "texts": bool(view.examples),
+    }
+
+
+def _scatter(targets: np.ndarray, predictions: np.ndarray, role: str) -> str:
+    size = {"width": 3.6, "height": 3.3}
+    alt = f"predictions of the {role} against the targets"
+    return plots.picture(points, targets, predictions, role, "target", "prediction", name=f"scatter-{role}", alt=alt, **size)
+
+
+def _beside_teacher(predictions: dict[str, np.ndarray]) -> dict[str, str]:
+    """A picture a role but the teacher: its predictions against the teacher's."""
+    pictures = {}
+    for role in predictions.keys() - {"teacher"}:
+        drawn = predictions["teacher"], predictions[role], role, "teacher", role
+        alt = f"predictions of the {role} against the teacher's"
+        pictures[role] = plots.picture(points, *drawn, name=f"beside-{role}", alt=alt, width=3.6, height=3.3)
+    return {role: pictures[role] for role in predictions if role in pictures}
+
+
+def _residuals(targets: np.ndarray, predictions: dict[str, np.ndarray]) -> list[tuple[str, str]]:
+    """Pictures with their titles: how errors are distributed, and how they depend on the target."""
+    errors = {role: found - targets for role, found in predictions.items()}
+    spread = plots.picture(histogram, errors, name="residuals", alt="distribution of prediction less target")
+    along = plots.picture(bias, targets, errors, name="bias", alt="mean of prediction less target, by target")
+    return [("prediction − target, share of the examples", spread), ("mean of prediction − target, by target", along)]
+
+
+def _quarters(targets: np.ndarray, predictions: dict[str, np.ndarray]) -> list[dict]:
+    """Errors for the lowest, middle and highest targets; quarters that hold no example of their own are left out."""
+    edges = np.quantile(targets, [0.0, 0.25, 0.5, 0.75, 1.0])
+    rows = []
+    for place, (low, high) in enumerate(zip(edges, edges[1:], strict=False)):
+        inside = (targets >= low) & ((targets < high) if place < 3 else (targets <= high))
+        if inside.any():
+            errors = {role: float(np.abs(found - targets)[inside].mean()) for role, found in predictions.items()}
+            rows.append({"low": float(low), "high": float(high), "count": int(inside.sum()), "errors": errors})
+    return rows
+
+
+def _worst(examples: dict[int, dict], targets: np.ndarray, predictions: dict[str, np.ndarray]) -> list[dict]:
+    """The kept examples on which the student errs most, and those on which it is farthest from the teacher."""
+    student, teacher = predictions["student"], predictions["teacher"]
+    kinds = {
+        "The student is farthest from the target": np.abs(student - targets),
+        "The student is farthest from the teacher": np.abs(student - teacher),
+    }
+    groups = []
+    for title, distance in kinds.items():
+        rows = sorted(examples, key=lambda row: -distance[row])[:MOST_EXAMPLES]
+        shown = [
+            {
+                "texts": [plots.cut(text, LONGEST_TEXT) for text in examples[row]["texts"]],
+                "target": float(targets[row]),
+                "said": {role: float(found[row]) for role, found in predictions.items()},
+            }
+            for row in rows
+        ]
+        groups.append({"title": title, "shown": shown})
+    return groups
+
+
+def points(axes, x: np.ndarray, y: np.ndarray, role: str, across: str, up: str) -> None:
+    """Draws y against x, at most `MOST_POINTS` of them, evenly spread over the rows; on the diagonal the two are equal."""
+    rows = np.unique(np.linspace(0, len(x) - 1, min(MOST_POINTS, len(x))).round().astype(int))
+    low, high = min(x.min(), y.min()), max(x.max(), y.max())
+    room = 0.04 * ((high - low) or 1.0)
+    limits = low - room, high + room
+    axes.plot(limits, limits, color=MUTED, linewidth=0.6)
+    alpha = float(np.clip(120 / len(rows), 0.25, 0.8))
+    axes.scatter(x[rows], y[rows], s=9, color=ROLE_COLORS[role], alpha=alpha, linewidth=0, zorder=3)
+    axes.set(xlim=limits, ylim=limits, aspect="equal", xlabel=across, ylabel=up)
+    axes.locator_params(nbins=6)
+
+
+def histogram(axes, errors: dict[str, np.ndarray]) -> None:
+    """Draws how each role's errors are distributed, as steps; the farthest 1 % of all is not drawn."""
+    together = np.concatenate(list(errors.values()))
+    low, high = np.quantile(together, [0.005, 0.995])
+    edges = np.linspace(low, high if high > low else low + 1.0, BINS + 1)
+    for role, found in errors.items():
+        counts = np.histogram(found, edges)[0] / len(found)
+        axes.stairs(counts, edges, **plots.line(role))
+    axes.axvline(0.0, color=MUTED, linewidth=0.6)
+    axes.set(ylim=(0, None), xlabel="prediction − target")
+    axes.locator_params(nbins=6)
+
+
+def bias(axes, targets: np.ndarray, errors: dict[str, np.ndarray]) -> None:
+    """Draws each role's mean error over tenths of the examples in the order of their targets."""
+    order = np.argsort(targets, kind="stable")
+    parts = np.array_split(order, min(10, len(order)))
+    axes.axhline(0.0, color=MUTED, linewidth=0.6)
+    for role, found in errors.items():
+        centres, means = [targets[part].mean() for part in parts], [found[part].mean() for part in parts]
+        axes.plot(centres, means, **plots.line(role), marker="o", markersize=3)
+    axes.set_xlabel("target, mean of a tenth of the examples")
+    axes.locator_params(nbins=6)

@@ -1,0 +1,189 @@
+"""Answers to questions, measured as the SQuAD script measures them: exact match, and F1 of the words. NumPy alone.
+
+R rows (windows) of Q questions, P pieces of all rows one behind the other.
+"""
+
+import collections
+import json
+import re
+import string
+
+import numpy as np
+
+from tfkd.errors import UserError
+from tfkd.tasks.measure import Figure, Measure, finite, taken
+
+LONGEST_ANSWER = 30
+"""Pieces of the longest answer that is looked for, as in Devlin et al. 2018."""
+
+_ARTICLE = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_LENGTHS = (("1 word", 1), ("2 words", 2), ("3 to 5 words", 5), ("6 words or more", None))
+_ROWS_AT_ONCE = 256
+
+
+class QuestionAnsweringMeasure(Measure):
+    """Exact match and F1, the best over the answers that people gave, averaged over the questions.
+
+    A question's answer is the span with the largest sum of start and end score over its windows: of at most 30 pieces, within
+    the context. Where some questions of the split have no answer, a model may answer with none: it does where [CLS], in the
+    window where it scores least, scores above the best span (Devlin et al. 2018, section 4.3).
+
+    Arguments:
+        truth: as `tfkd.data.spans.Spans.truth` answers.
+        labels: `start` and `end`.
+
+    References:
+        Rajpurkar et al. 2016, SQuAD, arXiv:1606.05250, section 6.1; 2018, Know What You Don't Know, arXiv:1806.03822.
+    """
+
+    headline = "f1"
+    figures = (Figure("f1", "F1", "percent"), Figure("exact_match", "exact match", "percent"))
+    nearness = (Figure("agreement", "same answer", "percent"), Figure("kl", "KL to teacher"))
+
+    def __init__(self, truth, labels):
+        super().__init__(truth, labels)
+        if not len(truth["example"]):
+            raise UserError("there are no questions to measure; the test split is empty")
+        counts = np.diff(truth["offsets"])
+        ends = np.cumsum(truth["first"] + counts + 1)  # [CLS], question and [SEP] before a window, [SEP] after it
+        self.begins = np.concatenate([[0], ends[:-1]])  # (R,) place of each row's [CLS] among the P pieces
+        self.windows = np.stack([truth["first"], counts], axis=1)
+        self.pieces = int(ends[-1])
+        numbers, self.rows, self.question = np.unique(truth["example"], return_index=True, return_inverse=True)
+        self.gold = [json.loads(self._text("answers", row)) for row in self.rows]
+        self.nullable = not all(self.gold)
+
+    @property
+    def examples(self):
+        return len(self.rows)
+
+    @staticmethod
+    def take(truth, rows):
+        found = {name: truth[name][rows] for name in ("labels", "example", "first")}
+        pieces, found["offsets"] = taken(truth["offsets"], rows)
+        found |= {name: truth[name][pieces] for name in ("start", "end")}
+        for name in ("contexts", "answers"):
+            places, found[f"{name}_offsets"] = taken(truth[f"{name}_offsets"], rows)
+            found[name] = truth[name][places]
+        return found
+
+    def answers(self, outputs: np.ndarray) -> list[str]:
+        """Logits (P, 2) -> the answer to each question, cut from its context; empty for none."""
+        outputs = self._checked(outputs)
+        score, first, last = self._best_spans(outputs)
+        best = np.full(self.examples, -np.inf)
+        np.maximum.at(best, self.question, score)
+        null = np.full(self.examples, np.inf)
+        np.minimum.at(null, self.question, outputs[self.begins].sum(axis=1))
+        answers = [""] * self.examples
+        for row in range(len(self.begins) - 1, -1, -1):  # of equal windows the first one is left standing
+            question = self.question[row]
+            answered = np.isfinite(best[question]) and not (self.nullable and null[question] > best[question])
+            if answered and score[row] == best[question]:
+                answers[question] = self._cut(row, first[row], last[row])
+        return answers
+
+    def metrics(self, outputs):
+        """`f1` and `exact_match`; with questions that have no answer also both of those that have one, and the share
+        `unanswerable_right` of the others. None for the mean over no questions."""
+        scores = self._scores(outputs)
+        found = {"f1": float(scores[:, 0].mean()), "exact_match": float(scores[:, 1].mean())}
+        if self.nullable:
+            answerable = np.array([bool(answers) for answers in self.gold])
+            parts = {"f1_answerable": scores[answerable, 0], "exact_match_answerable": scores[answerable, 1]}
+            parts["unanswerable_right"] = scores[~answerable, 1]
+            found |= {name: float(part.mean()) if len(part) else None for name, part in parts.items()}
+        return found
+
+    def headline_on(self, outputs):
+        scores = self._scores(outputs)[:, 0]
+        return lambda rows: float(scores[rows].mean())
+
+    def near(self, outputs, teacher):
+        """Share of questions with the same answer, and KL(teacher || student) in nats, the mean over starts and ends of rows."""
+        ours, theirs = self.answers(outputs), self.answers(teacher)
+        log_student, log_teacher = self._log_softmax(self._checked(outputs)), self._log_softmax(self._checked(teacher))
+        divergence = np.add.reduceat(np.exp(log_teacher) * (log_teacher - log_student), self.begins).mean()
+        agreement = np.mean([normalized(one) == normalized(other) for one, other in zip(ours, theirs, strict=True)])
+        return {"agreement": float(agreement), "kl": max(0.0, float(divergence))}
+
+    def per_label(self, outputs):
+        """F1 and exact match by the number of words in the first answer that people gave."""
+        scores, lengths = self._scores(outputs), np.array([len(answers[0].split()) if answers else 0 for answers in self.gold])
+        found, above = [], 0
+        for label, most in (("no answer", 0), *_LENGTHS):
+            which = (lengths <= (np.inf if most is None else most)) & ((lengths > above) | (most == 0))
+            if which.any():
+                f1, exact = scores[which].mean(axis=0)
+                found.append({"label": label, "support": int(which.sum()), "f1": float(f1), "exact_match": float(exact)})
+            above = most
+        return found
+
+    def _scores(self, outputs: np.ndarray) -> np.ndarray:
+        """F1 and exact match (Q, 2) of each question."""
+        pairs = zip(self.answers(outputs), self.gold, strict=True)
+        return np.array([(word_f1(answer, gold), exact_match(answer, gold)) for answer, gold in pairs])
+
+    def _best_spans(self, outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of each row (R,) the best sum of scores, -inf without a context, and the span's first and last piece in its window."""
+        parts = []
+        for begin in range(0, len(self.begins), _ROWS_AT_ONCE):
+            rows = range(begin, min(begin + _ROWS_AT_ONCE, len(self.begins)))
+            longest = max(1, self.windows[rows, 1].max())
+            scores = np.full((2, len(rows), longest + LONGEST_ANSWER), -np.inf)
+            for place, row in enumerate(rows):
+                first, count = self.windows[row]
+                scores[:, place, :count] = outputs[self.begins[row] + first :][:count].T
+            sums = np.stack([scores[0, :, :longest] + scores[1, :, more : more + longest] for more in range(LONGEST_ANSWER)], -1)
+            best = sums.reshape(len(rows), -1).argmax(axis=1)
+            first, more = np.divmod(best, LONGEST_ANSWER)
+            parts.append((sums.reshape(len(rows), -1)[np.arange(len(rows)), best], first, first + more))
+        return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
+
+    def _log_softmax(self, outputs: np.ndarray) -> np.ndarray:
+        """Over the positions of each row: (P, 2)."""
+        lengths = np.diff(np.append(self.begins, self.pieces))
+        shifted = outputs - np.repeat(np.maximum.reduceat(outputs, self.begins), lengths, axis=0)
+        return shifted - np.repeat(np.log(np.add.reduceat(np.exp(shifted), self.begins)), lengths, axis=0)
+
+    def _cut(self, row: int, first: int, last: int) -> str:
+        begin = self.truth["offsets"][row]
+        return self._text("contexts", row)[self.truth["start"][begin + first] : self.truth["end"][begin + last]]
+
+    def _text(self, name: str, row: int) -> str:
+        offsets = self.truth[f"{name}_offsets"]
+        return self.truth[name][offsets[row] : offsets[row + 1]].tobytes().decode()
+
+    def _checked(self, outputs: np.ndarray) -> np.ndarray:
+        outputs = finite(outputs, 2)
+        if len(outputs) != self.pieces:
+            raise UserError(f"{len(outputs):,} positions were scored, but the rows have {self.pieces:,}")
+        return outputs
+
+
+def normalized(text: str) -> str:
+    """Lower case, without punctuation, articles and surplus white space, as the SQuAD script compares answers."""
+    return " ".join(_ARTICLE.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def exact_match(answer: str, gold: list[str]) -> float:
+    """1 where the answer is one of those that people gave, else 0; without any, where it is empty."""
+    return float(any(normalized(answer) == normalized(one) for one in _said(gold)))
+
+
+def word_f1(answer: str, gold: list[str]) -> float:
+    """2 |A and B| / (|A| + |B|) of the words of two answers, counted as often as they occur; the best over `gold`."""
+    return max(_overlap(normalized(answer).split(), normalized(one).split()) for one in _said(gold))
+
+
+def _overlap(answer: list[str], gold: list[str]) -> float:
+    if not answer or not gold:
+        return float(answer == gold)
+    shared = sum((collections.Counter(answer) & collections.Counter(gold)).values())
+    return 2.0 * shared / (len(answer) + len(gold))
+
+
+def _said(gold: list[str]) -> list[str]:
+    """The answers that say something, as the SQuAD 2.0 script takes them; the empty one where none does."""
+    return [one for one in gold if normalized(one)] or [""]

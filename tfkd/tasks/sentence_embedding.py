@@ -1,0 +1,41 @@
+"""Vectors of sentences whose cosines say how alike they are, learned from a teacher's vectors without labels."""
+
+import keras
+from keras import ops
+
+from tfkd.layers.embedding_head import EmbeddingHead
+from tfkd.tasks.task import Task
+
+
+@keras.saving.register_keras_serializable(package="tfkd")
+class NoLabels(keras.losses.Loss):
+    """0 for every example: there is nothing but the teacher to learn from."""
+
+    def call(self, y_true, y_pred):
+        return ops.zeros_like(y_pred[:, 0])
+
+
+class SentenceEmbedding(Task):
+    """The teacher's own vectors are the target (Reimers and Gurevych 2020, arXiv:2004.09813, equation 1): their squared error.
+
+    Measured by Spearman's rank correlation of the cosines with people's judgements, as STS benchmarks are.
+    """
+
+    name = "sentence_embedding"
+    target = "sentences"
+    metric, monitor = "spearman", None
+    response = "logits_mse"
+    learns_from_labels = False
+
+    def outputs(self, labels):
+        return None
+
+    def head(self, outputs, pooling="mean", dropout=0.1):
+        return EmbeddingHead(outputs, "mean", name="head")
+
+    def loss(self, label_smoothing=0.0):
+        self.refuse_smoothing(label_smoothing)
+        return NoLabels()
+
+    def training_metrics(self):
+        return []
