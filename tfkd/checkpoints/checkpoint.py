@@ -80,7 +80,7 @@ def open_checkpoint(reference: str, revision: str | None = None) -> Checkpoint:
     if description.head is not None:
         head = ClassificationHead(**description.head)
         head.build((None, None, description.encoder["width"]))
-    for variable, slots in _variables(encoder, head):
+    for variable, slots in variables(encoder, head):
         variable.assign(np.concatenate([source.take(slot) for slot in slots], axis=-1))
     pooler = None
     if source.has_pooler:
@@ -90,7 +90,7 @@ def open_checkpoint(reference: str, revision: str | None = None) -> Checkpoint:
     )
 
 
-def _variables(encoder, head):
+def variables(encoder, head):
     """Yields every variable with the slots of `description.slots` that fill it, side by side."""
 
     def dense(layer, part, index=None):

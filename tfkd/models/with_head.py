@@ -12,7 +12,8 @@ class TransformerWithHead(keras.Model):
         encoder: a model with `encode(inputs, names, training, first_only)`, `inner`, `check` and `config`, such as
             `TransformerEncoder`.
         head: a layer `call(hidden, padding_mask, training) -> (logits, {name: tensor})` with the attributes
-            `first_only` (reads position 0 alone) and `names` (what its dict can hold).
+            `first_only` (reads position 0 alone) and `names` (what its dict can hold); where it has `tie`, that is told the
+            encoder's embedding layer.
     """
 
     # ---------------------------------------------------------------- layers
@@ -26,6 +27,8 @@ class TransformerWithHead(keras.Model):
     def build(self, input_shape=None):
         if self.built:
             return
+        if hasattr(self.head, "tie"):
+            self.head.tie(self.encoder.embedding)
         if not self.head.built:
             self.head.build((None, None, self.encoder.config["width"]))
         self.built = True

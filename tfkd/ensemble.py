@@ -1,0 +1,148 @@
+"""Several teachers as one: `ensemble(inputs, names) -> {name: tensor}`, as every teacher."""
+
+import functools
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfkd.models.inner import over_positions
+from tfkd.teacher import LiveTeacher
+
+COMBINE = ("average", "random")
+
+
+class TeacherEnsemble:
+    """Several teachers as one: their weighted average, or one of them a step.
+
+    `average` is in probability space: the logits given out are log(sum_k w_k softmax(z_k)), so that their softmax is the
+    average. A divergence softened by T sees softmax(logits / T), which is that average distribution to the power 1/T,
+    normalized: the average is softened as one teacher's answer would be. It is not the average of the softened
+    distributions, sum_k w_k softmax(z_k / T); at T = 1 the two are the same. Inner tensors are averaged as they are, which
+    means something only for teachers that share a start (one checkpoint, fine-tuned several times): the axes of
+    independently trained models have nothing to do with one another, and `random` is then the better choice.
+
+    `random` asks one teacher a step, for everything, chosen with the probability of its weight: the step costs one teacher.
+    The choice follows from `seed` and the number of steps, is the same on all replicas, and goes on where it was when the
+    variables of `seed_generator` are saved and restored. Create it inside the strategy's scope.
+
+    Arguments:
+        teachers: Keras models, or objects with `teacher(inputs, names)` and `teacher.shapes(names)`, of any make.
+        weights: one above 0 for each, in any unit; default: alike.
+        combine: `average` or `random`.
+        activation: what makes probabilities of the task's logits: `softmax`; `sigmoid`, one for each label; or `linear`, for
+            outputs that are values, averaged as they are.
+        axis: the one that the softmax is over: the last, classes, or 1, positions, for the ends of answers (B, T, 2).
+        seed: of `random`.
+
+    Raises:
+        ValueError: arguments that cannot be.
+    """
+
+    def __init__(
+        self,
+        teachers: list,
+        weights: list[float] | None = None,
+        combine: str = "average",
+        activation: str = "softmax",
+        axis: int = -1,
+        seed: int = 0,
+    ):
+        self.teachers = [LiveTeacher(teacher) if isinstance(teacher, keras.Model) else teacher for teacher in teachers]
+        weights = [1.0] * len(teachers) if weights is None else list(weights)
+        if not teachers:
+            raise ValueError("teachers = []: give at least one")
+        if len(weights) != len(teachers) or not all(0.0 < weight < float("inf") for weight in weights):
+            raise ValueError(f"weights = {weights}: give {len(teachers)} numbers above 0, one for each teacher")
+        if combine not in COMBINE:
+            raise ValueError(f"combine = {combine!r}: must be {' or '.join(COMBINE)}")
+        if activation not in MIXTURES:
+            raise ValueError(f"activation = {activation!r}: must be one of {', '.join(MIXTURES)}")
+        self.weights = np.asarray(weights, "float64") / np.sum(weights)
+        self.combine = combine
+        self.mixture = functools.partial(mix_softmax, axis=axis) if activation == "softmax" else MIXTURES[activation]
+        self.seed_generator = keras.random.SeedGenerator(seed) if combine == "random" else None
+        self.same_positions = all(getattr(teacher, "same_positions", True) for teacher in self.teachers)
+        self.known = {}
+        self.texts = {"" if getattr(one, "same_positions", True) else one.prefix for one in self.teachers}
+
+    @property
+    def layers(self) -> int | None:
+        """How many layers `hidden.i` counts; None where the teachers differ."""
+        counts = {getattr(teacher, "layers", None) for teacher in self.teachers}
+        return counts.pop() if len(counts) == 1 else None
+
+    def __call__(self, inputs, names=("logits",)) -> dict:
+        """Float32 tensors without gradient."""
+        names = tuple(names)
+        self.shapes(names)
+        if self.combine == "random":
+            asked = [lambda teacher=teacher: teacher(inputs, names) for teacher in self.teachers]
+            return ops.switch(self._draw(), asked)
+        answers = [teacher(inputs, names) for teacher in self.teachers]
+        weights = self.weights.astype("float32")
+        mean = {name: mix_values([answer[name] for answer in answers], weights) for name in names if name != "logits"}
+        mean |= {name: self.mixture([answer[name] for answer in answers], weights) for name in names if name == "logits"}
+        return {name: ops.stop_gradient(mean[name]) for name in names}
+
+    def shapes(self, names) -> dict:
+        """Name -> shape, None for what a batch decides.
+
+        Raises:
+            ValueError: two teachers' tensors of a name differ in shape, or stand for different word pieces.
+        """
+        names = tuple(names)
+        if names not in self.known:
+            self.known[names] = self._shapes(names)
+        return dict(self.known[names])
+
+    def _shapes(self, names):
+        shapes = [teacher.shapes(names) for teacher in self.teachers]
+        first = {name: next((one[name] for one in shapes if one[name] is not None), None) for name in names}
+        for name in names:
+            for index, one in enumerate(shapes):
+                if one[name] not in (None, first[name]):
+                    begin = next(i for i, other in enumerate(shapes) if other[name] is not None)
+                    raise ValueError(
+                        f"teachers disagree on {name}: {self._label(begin)} has {first[name]}, {self._label(index)} has "
+                        f"{one[name]}; leave it out, or map it to layers that agree"
+                    )
+        if len(self.texts) > 1:
+            over = [name for name in names if over_positions(name, first[name])]
+            if over:
+                raise ValueError(
+                    f"{over[0]}: the teachers cut texts into different word pieces, so that the positions of one are not "
+                    "another's; leave out what has positions"
+                )
+        return first
+
+    def _draw(self):
+        """The number of this step's teacher."""
+        drawn = keras.random.uniform((), seed=self.seed_generator)
+        return ops.sum(ops.cast(drawn >= np.cumsum(self.weights)[:-1].astype("float32"), "int32"))
+
+    def _label(self, index):
+        return f"teacher {index} ({getattr(self.teachers[index], 'name', type(self.teachers[index]).__name__)})"
+
+
+def mix_values(values: list, weights):
+    """sum_k w_k v_k."""
+    return sum(float(weight) * value for weight, value in zip(weights, values, strict=True))
+
+
+def mix_softmax(logits: list, weights, axis: int = -1):
+    """log(sum_k w_k softmax(z_k)): the softmax of it is the average of the teachers'. (B, ..., C)."""
+    return _log_mean([ops.log_softmax(one, axis=axis) for one in logits], weights)
+
+
+def mix_sigmoid(logits: list, weights):
+    """logit(sum_k w_k sigmoid(z_k)): the sigmoid of it is the average of the teachers'. (B, ..., C)."""
+    chance = _log_mean([ops.log_sigmoid(one) for one in logits], weights)
+    return chance - _log_mean([ops.log_sigmoid(-one) for one in logits], weights)
+
+
+def _log_mean(logarithms, weights):
+    return ops.logsumexp(ops.stack([one + np.log(weight) for one, weight in zip(logarithms, weights, strict=True)]), axis=0)
+
+
+MIXTURES = {"softmax": mix_softmax, "sigmoid": mix_sigmoid, "linear": mix_values}
