@@ -20,12 +20,23 @@ class MetricsLog(keras.callbacks.Callback):
         role: `teacher`, `baseline` or `student`.
         steps: of an epoch.
         every: steps between lines.
+        stage: of the student's training, where there are several; named in every line.
+        epochs_before: of earlier stages. Epochs are counted through all of them, steps within one.
     """
 
-    def __init__(self, path: str | os.PathLike, role: str, steps: int, every: int = 50):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        role: str,
+        steps: int,
+        every: int = 50,
+        stage: str | None = None,
+        epochs_before: int = 0,
+    ):
         super().__init__()
-        self.path, self.role, self.steps, self.every = pathlib.Path(path), role, steps, every
-        self.epoch, self.begin = 0, time.monotonic()
+        self.path, self.steps, self.every = pathlib.Path(path), steps, every
+        self.who = {"role": role} if stage is None else {"role": role, "stage": stage}
+        self.epochs_before, self.epoch, self.begin = epochs_before, 0, time.monotonic()
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch, self.epoch_begin = epoch, time.monotonic()
@@ -39,8 +50,8 @@ class MetricsLog(keras.callbacks.Callback):
 
     def _write(self, batch, logs):
         line = {
-            "role": self.role,
-            "epoch": self.epoch + 1,
+            **self.who,
+            "epoch": self.epochs_before + self.epoch + 1,
             "step": self.epoch * self.steps + batch,
             "seconds": round(time.monotonic() - self.begin, 3),
             "learning_rate": float(self.model.optimizer.learning_rate),
@@ -73,8 +84,9 @@ class ProgressBar(keras.callbacks.Callback):
         self.update(self.epoch * self.steps + batch + 1, f"epoch {self.epoch + 1}/{self.epochs}  {shown}{self.validation}")
 
     def on_epoch_end(self, epoch, logs=None):
-        if logs and "val_accuracy" in logs:
-            self.validation = f"  validation {logs['val_accuracy']:.4f}"
+        name = next((name for name in logs or {} if name.startswith("val_") and name != "val_loss"), None)
+        if name is not None:
+            self.validation = f"  validation {logs[name]:.4f}"
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -82,11 +94,11 @@ class Checkpoint(keras.callbacks.Callback):
 
     Arguments:
         folder: `checkpoints/ROLE` of a run.
-        monitor: the validation metric, larger is better.
+        monitor: the validation metric, larger is better; None keeps the last epoch instead.
         patience: epochs without a better value before training stops; None never stops.
     """
 
-    def __init__(self, folder: str | os.PathLike, monitor: str = "val_accuracy", patience: int | None = None):
+    def __init__(self, folder: str | os.PathLike, monitor: str | None = "val_accuracy", patience: int | None = None):
         super().__init__()
         self.folder, self.monitor, self.patience = pathlib.Path(folder), monitor, patience
         self.state = {"epochs": 0, "best": None, "best_epoch": 0, "stopped": False}
@@ -101,10 +113,11 @@ class Checkpoint(keras.callbacks.Callback):
         model.optimizer.build(model.trainable_variables)
         model.load_weights(found[-1] / "training.weights.h5")
         student = model.student
-        last = student.get_weights()
-        student.load_weights(found[-1] / "best.weights.h5")
-        self.best = student.get_weights()
-        student.set_weights(last)
+        if self.monitor is not None:
+            last = student.get_weights()
+            student.load_weights(found[-1] / "best.weights.h5")
+            self.best = student.get_weights()
+            student.set_weights(last)
         for generator, value in zip(_random_states(model), self.state["random"], strict=True):
             generator.assign(value)
         return self.state["epochs"]
@@ -112,15 +125,18 @@ class Checkpoint(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if not math.isfinite(float(logs["loss"])):
             raise UserError(f"{self.folder.name}: the loss is no number after epoch {epoch + 1}; lower the learning rate")
-        value = float(logs[self.monitor])
         self.state["epochs"] = epoch + 1
+        if self.monitor is not None:
+            self._choose(epoch + 1, float(logs[self.monitor]))
+        self._write()
+
+    def _choose(self, epoch: int, value: float) -> None:
         if self.best is None or value > self.state["best"]:
-            self.state |= {"best": value, "best_epoch": epoch + 1}
+            self.state |= {"best": value, "best_epoch": epoch}
             self.best = self.model.student.get_weights()
-        if self.patience is not None and epoch + 1 - self.state["best_epoch"] >= self.patience:
+        if self.patience is not None and epoch - self.state["best_epoch"] >= self.patience:
             self.state["stopped"] = True
             self.model.stop_training = True
-        self._write()
 
     def on_train_end(self, logs=None):
         if self.best is not None:
@@ -132,10 +148,11 @@ class Checkpoint(keras.callbacks.Callback):
             folder.mkdir()
             self.model.save_weights(folder / "training.weights.h5")
             student = self.model.student
-            last = student.get_weights()
-            student.set_weights(self.best)
-            student.save_weights(folder / "best.weights.h5")
-            student.set_weights(last)
+            if self.best is not None:
+                last = student.get_weights()
+                student.set_weights(self.best)
+                student.save_weights(folder / "best.weights.h5")
+                student.set_weights(last)
             self.state["random"] = [generator.numpy().tolist() for generator in _random_states(self.model)]
             write_json(folder / "state.json", self.state)
         for path in older:
@@ -143,6 +160,12 @@ class Checkpoint(keras.callbacks.Callback):
 
     def _saved(self) -> list[pathlib.Path]:
         return sorted(path for path in self.folder.glob("epoch-????") if path.is_dir())
+
+
+def reseed(model: keras.Model, seed: int) -> None:
+    """Gives every dropout generator a state that follows from `seed` alone, whatever was drawn before."""
+    for number, generator in enumerate(_random_states(model)):
+        generator.assign([seed, number])
 
 
 def _random_states(model: keras.Model) -> list:

@@ -9,7 +9,6 @@ import json
 import os
 import pathlib
 import re
-import types
 import typing
 from typing import Annotated, Literal
 
@@ -22,6 +21,41 @@ from tfkd.errors import UserError
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Dropout = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[int, Field(ge=1)]
+
+TASKS = (
+    "classification",
+    "regression",
+    "multilabel",
+    "tagging",
+    "question_answering",
+    "masked_language_model",
+    "sentence_embedding",
+)
+
+_SOFTENED = ("temperature", "over")
+_FEATURES = ("layers", "projection")
+OBJECTIVE_OPTIONS = {
+    "kl_divergence": _SOFTENED,
+    "reverse_kl": _SOFTENED,
+    "jensen_shannon": ("beta", *_SOFTENED),
+    "decoupled_kd": ("alpha", "beta", *_SOFTENED),
+    "binary_kl": ("temperature", "classes"),
+    "logits_mse": (),
+    "hidden_state_mse": _FEATURES,
+    "hidden_state_cosine": _FEATURES,
+    "layer_norm_mse": _FEATURES,
+    "pkd": _FEATURES,
+    "embedding_mse": ("projection",),
+    "attention_score_mse": ("layers", "average_heads"),
+    "attention_probability_kl": ("layers", "average_heads"),
+    "minilm_v1": ("layers", "average_heads"),
+    "minilm_v2": ("layers", "relation_heads", "relations"),
+    "rkd_distance": ("vector", "layers"),
+    "rkd_angle": ("vector", "layers"),
+    "similarity_preserving": ("vector", "layers"),
+    "contrastive": ("vector", "layers", "tau", "projection"),
+}
+"""Objective -> what it may be told besides its weight; a test holds it to the classes of `tfkd.objectives`."""
 
 
 class Section(pydantic.BaseModel):
@@ -39,8 +73,8 @@ class Columns(Section):
     """Column with the text."""
     text_pair: str | None = None
     """Column with the second text, for tasks on pairs."""
-    label: str = "label"
-    """Column with the label: a name, or a whole number that indexes `data.labels`."""
+    label: str | None = "label"
+    """Column with the label: a name, or a whole number that indexes `data.labels`. null: there is none."""
 
 
 class Splits(Section):
@@ -81,6 +115,8 @@ class Data(Section):
     """Lengths that batches are padded to, rising, the last one `max_length`; default: chosen from the data."""
     vocabulary_size: Annotated[int, Field(ge=64)] = 8000
     """Word pieces to learn where the teacher is trained here; a checkpoint brings its own vocabulary."""
+    label_separator: str | None = None
+    """What stands between the labels of one cell, where a text may have several."""
     lowercase: bool = True
     """Lower-cases and strips accents where the vocabulary is learned here; a checkpoint brings its own setting."""
 
@@ -169,9 +205,15 @@ class Teacher(Section):
     dimensions: Dimensions | None = None
     """A teacher trained here from scratch, with `train`."""
     train: Training | None = None
+    cache: bool = False
+    """Asks the teacher about every training row once, keeps its answers on disk, and reads them in every later epoch and run."""
+    cache_top_k: Positive | None = None
+    """Keeps only the k largest logits of an answer; for outputs of thousands of classes."""
 
     @pydantic.model_validator(mode="after")
     def _one_kind(self):
+        if self.cache_top_k is not None and not self.cache:
+            raise ValueError("teacher.cache_top_k goes with teacher.cache: true")
         if (self.checkpoint is None) == (self.dimensions is None):
             raise ValueError("give exactly one of teacher.checkpoint and teacher.dimensions")
         if self.checkpoint is None and self.train is None:
@@ -214,12 +256,111 @@ class Student(Section):
         return self
 
 
-class Distill(Section):
-    """L = alpha * cross-entropy + (1 - alpha) * T^2 * KL(teacher || student), Hinton et al. 2015."""
+class Changing(Section):
+    """A number that changes while a training goes on."""
 
-    alpha: Fraction = 0.5
+    start: Annotated[float, Field(ge=0.0)]
+    """At the first step."""
+    end: Annotated[float, Field(ge=0.0)]
+    """At the last step."""
+    shape: Literal["linear", "cosine"] = "linear"
+    by: Literal["step", "epoch"] = "step"
+    """How often it changes."""
+
+
+class Objective(Section):
+    """One thing that the student learns from the teacher. Which options go with which name: `OBJECTIVE_OPTIONS`."""
+
+    name: Literal[tuple(OBJECTIVE_OPTIONS)]
+    """What is compared."""
+    weight: Annotated[float, Field(ge=0.0)] | Changing = 1.0
+    """Factor in the sum of the objectives."""
+    label: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")] | None = None
+    """What logs and the report call it; needed where one name is used twice. Default: its name."""
+    layers: Literal["uniform", "first", "last"] | list[Annotated[list[int], Field(min_length=2, max_length=2)]] | None = None
+    """Which layer of the student learns from which of the teacher: a rule, or pairs from 0 such as [[0, 1], [2, 5]]."""
+    projection: Literal["auto", "always", "never"] | None = None
+    """A learned matrix from the student's width to the teacher's; `auto`: where they differ."""
+    temperature: Annotated[float, Field(gt=0.0)] | Changing | None = None
+    """Softens answers; default: `distill.temperature`."""
+    tau: Annotated[float, Field(gt=0.0)] | None = None
+    """Temperature of similarities."""
+    over: Literal["classes", "positions"] | None = None
+    """What an answer is a distribution over: the classes, or (spans) the positions of the text."""
+    alpha: Annotated[float, Field(ge=0.0)] | None = None
+    """Weight of the target class's part."""
+    beta: Annotated[float, Field(ge=0.0)] | None = None
+    """Of `decoupled_kd`: weight of the other classes' part. Of `jensen_shannon`: the teacher's share in the mixture."""
+    classes: Literal["mean", "sum"] | None = None
+    """How the divergences of single classes are put together."""
+    average_heads: bool | None = None
+    """Averages over the heads first, where student and teacher have different numbers of them."""
+    relation_heads: Positive | None = None
+    """Into how many parts queries, keys and values are cut; default: the most that leave the teacher's parts 16 wide."""
+    relations: list[Literal["query", "key", "value"]] | None = None
+    vector: Literal["pooled", "mean"] | None = None
+    """What stands for a text: what the head pools, or the mean of the last hidden states."""
+
+    @pydantic.model_serializer(mode="wrap")
+    def _without_defaults(self, write):
+        return {option: value for option, value in write(self).items() if value is not None}
+
+    @pydantic.model_validator(mode="after")
+    def _options_fit(self):
+        given = {option for option, value in self if value is not None} - {"name", "weight", "label"}
+        for option in sorted(given - set(OBJECTIVE_OPTIONS[self.name])):
+            known = ", ".join(("weight", "label", *OBJECTIVE_OPTIONS[self.name]))
+            raise ValueError(f"{option} does not go with {self.name}, which takes {known}")
+        return self
+
+
+class Distill(Section):
+    """L = alpha * labels' loss + (1 - alpha) * sum of objectives; by default T^2 * KL(teacher || student), Hinton et al. 2015."""
+
+    alpha: Fraction | Changing = 0.5
     """Weight of the labels; 1 learns from labels alone, 0 from the teacher alone."""
-    temperature: Annotated[float, Field(gt=0.0)] = 4.0
+    temperature: Annotated[float, Field(gt=0.0)] | Changing = 4.0
+    """Of the objectives that soften answers and do not set their own."""
+    objectives: Annotated[list[Objective], Field(min_length=1)] | None = None
+    """What is learned from the teacher; a name alone stands for it with its defaults. Default: the task's response."""
+
+    @pydantic.field_validator("objectives", mode="before")
+    @classmethod
+    def _names_alone(cls, value):
+        return [{"name": item} if isinstance(item, str) else item for item in value] if isinstance(value, list) else value
+
+    @pydantic.model_validator(mode="after")
+    def _make_sense(self):
+        labels = [objective.label or objective.name for objective in self.objectives or []]
+        twice = next((label for label in labels if labels.count(label) > 1), None)
+        if twice is not None:
+            raise ValueError(f"objectives has {twice} twice: give one of them a label of its own")
+        if isinstance(self.alpha, Changing) and max(self.alpha.start, self.alpha.end) > 1.0:
+            raise ValueError("alpha must stay from 0 to 1")
+        if isinstance(self.temperature, Changing) and not min(self.temperature.start, self.temperature.end) > 0.0:
+            raise ValueError("temperature must stay above 0")
+        return self
+
+
+class Stage(Section):
+    """One training of the student; the next stage begins where it ends."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=40)]
+    data: Data | None = None
+    """What it is trained on; default: the run's data. Without labels (`columns: {label: null}`) alpha must be 0."""
+    distill: Distill = Distill()
+    train: Training = Training()
+    keep: Literal["best", "last"] | None = None
+    """Which epoch the next stage goes on from; default: the last one, and of the last stage the best one."""
+
+    @pydantic.model_validator(mode="after")
+    def _labels(self):
+        if self.data is not None and self.data.columns.label is None:
+            if self.distill.alpha != 0.0:
+                raise ValueError(f"stage {self.name}: its data have no labels (columns.label: null): set distill.alpha to 0")
+            if self.keep == "best":
+                raise ValueError(f"stage {self.name}: without labels there is no best epoch: set keep to last")
+        return self
 
 
 class Strategy(Section):
@@ -263,7 +404,7 @@ class Config(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)] = "run"
     """The run is written to `runs/NAME`."""
-    task: Literal["classification"] = "classification"
+    task: Literal[TASKS] = "classification"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Weights, shuffling, dropout, bootstrap: everything random follows from it."""
     data: Data
@@ -274,6 +415,8 @@ class Config(Section):
     """Trains the student without distillation too, so that the report can say what distillation was worth."""
     train: Training = Training()
     """How the student and its baseline are trained."""
+    stages: Annotated[list[Stage], Field(min_length=1)] | None = None
+    """Trains the student in several stages, in place of `distill` and `train`; the baseline is trained as in the last one."""
     strategy: Strategy = Strategy()
     evaluate: Evaluate = Evaluate()
     export: Export = Export()
@@ -288,6 +431,40 @@ class Config(Section):
             limits = f"must be from {least} to data.max_length = {self.data.max_length}"
             raise ValueError(f"export.length = {self.export.length}: {limits}")
         return self
+
+    @pydantic.model_validator(mode="after")
+    def _something_to_learn(self):
+        if self.task != "sentence_embedding":
+            return self
+        if any(stage.distill.alpha != 0.0 for stage in self.trainings()):
+            raise ValueError("task: sentence_embedding learns from the teacher alone: set distill.alpha to 0")
+        if self.baseline:
+            raise ValueError("task: sentence_embedding has no labels that a baseline could learn from: set baseline to false")
+        if self.teacher.finetune is not None or self.teacher.train is not None:
+            raise ValueError("task: sentence_embedding takes a teacher.checkpoint as it is: leave teacher.finetune and train out")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _one_plan(self):
+        if self.stages is None:
+            return self
+        for section in sorted({"distill", "train"} & self.model_fields_set):
+            if getattr(self, section) != type(getattr(self, section))():
+                raise ValueError(f"{section} goes into the stages: with stages there is none outside them")
+        names = [stage.name for stage in self.stages]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"stages has {twice} twice: give each a name of its own")
+        last = self.stages[-1]
+        if last.data is not None and last.data.columns.label is None:
+            raise ValueError(f"stage {last.name}: the last stage cannot be without labels, which choose its best epoch")
+        return self
+
+    def trainings(self) -> list[Stage]:
+        """The student's trainings in order: its stages, or the single one that `distill` and `train` describe."""
+        stages = self.stages or [Stage(name="student", distill=self.distill, train=self.train)]
+        kept = [stage.keep or ("best" if stage is stages[-1] else "last") for stage in stages]
+        return [stage.model_copy(update={"keep": keep}) for stage, keep in zip(stages, kept, strict=True)]
 
 
 def _check_layers(layers: int | list[int], available: int) -> None:
@@ -411,6 +588,7 @@ def _close(problem: dict) -> str:
 def _nearest(key: str) -> str:
     """The valid key that looks most like an unknown one: in its own section first, then anywhere."""
     keys = list(_keys(Config))
+    key = ".".join(part for part in key.split(".") if not part.isdigit())  # places in lists
     section, _, last = key.rpartition(".")
     siblings = {k.rpartition(".")[2]: k for k in keys if k.rpartition(".")[0] == section}
     close = difflib.get_close_matches(last, siblings, n=1, cutoff=0.6)
@@ -432,9 +610,7 @@ def _keys(section: type[Section], prefix: str = "") -> typing.Iterator[str]:
 def _sections(annotation) -> list[type[Section]]:
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return [annotation]
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return [section for part in typing.get_args(annotation) for section in _sections(part)]
-    return []
+    return [section for part in typing.get_args(annotation) for section in _sections(part)]
 
 
 def _yaml_problem(error: yaml.YAMLError) -> str:

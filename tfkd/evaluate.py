@@ -12,28 +12,40 @@ from tfkd.run_dir import RunDir, read_json, write_json
 ROLES = ("teacher", "baseline", "student")
 
 
-def predict(model, batches, update=None):
-    """Logits (N, C) float32 of every row, in the order of the rows.
+def predict(model, batches, update=None, keep=None):
+    """Logits of every row, float32: (R, C) in the order of the rows; of models that answer for each position (P, C), the
+    positions of each row, padding left out, one behind the other, as `store.ragged("token_ids")` has them.
 
     Arguments:
         model: a Keras model.
         batches: `tfkd.data.pipeline.Batches`, not shuffled.
         update: is told the number of batches done.
+        keep: what is kept of a batch's logits, `keep(logits, y)`, where all would be too much; default: everything.
     """
     import numpy as np
     import tensorflow as tf
 
-    @tf.function(reduce_retracing=True)
-    def forward(inputs):
-        return model(inputs, training=False)
+    store = batches.store
 
+    @tf.function(reduce_retracing=True)
+    def forward(inputs, y):
+        logits = model(inputs, training=False)
+        return logits if keep is None else keep(logits, y)
+
+    _, offsets = store.ragged("token_ids")
     logits = None
     for done, (rows, length) in enumerate(batches.plan(), start=1):
-        inputs = {name: tf.constant(value) for name, value in batches.store.gather(rows, length).items()}
-        answer = forward(inputs).numpy()
+        x, y, _ = store.target.batch(store, rows, length, None)
+        answer = forward({name: tf.constant(value) for name, value in x.items()}, tf.constant(y)).numpy()
         if logits is None:
-            logits = np.zeros((len(batches.store), answer.shape[-1]), "float32")
-        logits[rows[rows >= 0]] = answer[rows >= 0]
+            count = len(store) if answer.ndim == 2 else int(offsets[-1])
+            logits = np.zeros((count, answer.shape[-1]), "float32")
+        if answer.ndim == 2:
+            logits[rows[rows >= 0]] = answer[rows >= 0]
+        else:
+            for place in np.flatnonzero(rows >= 0):
+                begin, end = offsets[rows[place]], offsets[rows[place] + 1]
+                logits[begin:end] = answer[place, : end - begin]
         if update is not None:
             update(done)
     return logits
@@ -51,17 +63,17 @@ def load_models(run: RunDir, config: configs.Config, labels: list[str]) -> dict:
     import keras
 
     import tfkd.models.with_head  # noqa: F401 registers the classes that the files name
-    import tfkd.tasks.table  # noqa: F401
-    from tfkd.checkpoints.checkpoint import open_checkpoint
-    from tfkd.teacher import build_teacher
+    from tfkd import build
+    from tfkd.tasks.table import TASKS
 
     models = {}
     if config.teacher.checkpoint is None or config.teacher.finetune is not None:
         run.require(run.teacher / "model.keras")
         models["teacher"] = keras.models.load_model(run.teacher / "model.keras", compile=False)
     else:
-        found = open_checkpoint(configs.expand(config.teacher.checkpoint, "teacher.checkpoint"), config.teacher.revision)
-        models["teacher"] = build_teacher(found.encoder, found.head, found.labels, labels, config.teacher.label_map)
+        task = TASKS[config.task]
+        checkpoint = build.open_checkpoint(config, task)
+        models["teacher"] = build.make_teacher(config, checkpoint, labels, len(checkpoint.pieces), task())
     if run.baseline.exists():
         models["baseline"] = keras.models.load_model(run.baseline, compile=False)
     models["student"] = keras.models.load_model(run.student, compile=False)
@@ -77,8 +89,28 @@ def _parser() -> argparse.ArgumentParser:
         "--data", metavar="FILE", help="CSV, TSV, JSONL or Parquet file to measure on; default: the run's own test split"
     )
     parser.add_argument("--text", metavar="COLUMN", help="its column with the text; default: the run's")
-    parser.add_argument("--label", metavar="COLUMN", help="its column with the label; default: the run's")
+    parser.add_argument("--text-pair", metavar="COLUMN", help="its column with the second text, for tasks on pairs")
+    parser.add_argument("--label", metavar="COLUMN", help="its column with the label, the number or the labels")
+    parser.add_argument(
+        "--column",
+        action="append",
+        default=[],
+        metavar="KEY=COLUMN",
+        help="any other of its columns, by its key under data.columns, as in --column question=query",
+    )
     return parser
+
+
+def _columns(options: argparse.Namespace) -> dict[str, str]:
+    """Columns that the person names, by key."""
+    named = {"text": options.text, "text_pair": options.text_pair, "label": options.label}
+    named = {key: column for key, column in named.items() if column is not None}
+    for item in options.column:
+        key, equals, column = item.partition("=")
+        if not (key and equals and column):
+            raise UserError(f"--column {item}: write KEY=COLUMN, as in --column question=query")
+        named[key] = column
+    return named
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -100,6 +132,9 @@ def evaluate(options: argparse.Namespace) -> None:
     run = RunDir(options.run)
     run.require(run.config, run.student, run.vocabulary, run.labels, run.tokenizer)
     config = configs.load(run.config)
+    named = _columns(options)
+    if named and options.data is None:
+        raise UserError("--text, --text-pair, --label and --column name columns of --data; name the file too")
     if options.data is not None and not pathlib.Path(options.data).is_file():
         raise UserError(f"{options.data}: no such file")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -108,49 +143,49 @@ def evaluate(options: argparse.Namespace) -> None:
 
     import rich.console
 
-    from tfkd import report
-    from tfkd.build import source_arguments
-    from tfkd.data import files, pipeline, sources, store
+    from tfkd import build, report
+    from tfkd.data import files, pipeline, store
     from tfkd.data.tokenizer import Tokenizer
     from tfkd.progress import Display
+    from tfkd.tasks.table import TASKS
 
     display = Display(rich.console.Console())
+    kind = TASKS[config.task].target
     labels = run.labels.read_text(encoding="utf-8").splitlines()
     about = read_json(run.tokenizer)
     tokenizer = Tokenizer.from_file(run.vocabulary, lowercase=about["lowercase"])
     with tempfile.TemporaryDirectory() as folder:
         if options.data is not None:
-            columns = config.data.columns
-            paths, pair = {"train": options.data}, columns.text_pair
-            reader = files.Files(
-                paths, text=options.text or columns.text, text_pair=pair, label=options.label or columns.label, labels=labels
-            )
-            rows, name = reader.rows("train"), pathlib.Path(options.data).name
+            target = build.make_target(config.data, kind, labels, named)
+            rows, name = files.Files({"train": options.data}, target).rows("train"), pathlib.Path(options.data).name
         else:
-            source = sources.open_source(**source_arguments(config.data))
+            source = build.open_source(config.data, kind, display)
+            target = source.target
             if source.labels != labels:
                 now, before = ", ".join(source.labels), ", ".join(labels)
                 raise UserError(f"{source.name}: its labels are now [{now}], those of {run} [{before}]")
             split = "test" if "test" in source.splits else "validation"
             rows, name = source.examples(split), f"{source.name} {split}"
+        if target.pairs != about["pairs"]:
+            fix = "pairs of texts: name the second with --text-pair" if about["pairs"] else "single texts: leave --text-pair out"
+            raise UserError(f"{run} was trained on {fix}")
         with display.bar("tokenize", None) as update:
-            examples = store.write_store(f"{folder}/rows", rows, tokenizer, about["max_length"], about["pairs"], update)
+            examples = store.write_store(f"{folder}/rows", rows, tokenizer, about["max_length"], target, update)
         if not len(examples):
             raise UserError(f"{name}: no rows")
         buckets = pipeline.choose_buckets(examples.lengths, about["max_length"])
         batches = pipeline.Batches(examples, 64, buckets)
-        models, logits = load_models(run, config, labels), {}
+        models, outputs = load_models(run, config, labels), {}
         for role, model in models.items():
             with display.bar(role, batches.steps) as update:
-                logits[role] = predict(model, batches, update)
-        truth = examples.labels[:].copy()
+                outputs[role] = predict(model, batches, update, TASKS[config.task].kept)
+        truth = target.truth(examples)
     result = report.summarize(
         task=config.task,
-        dataset={"name": name, "measured_on": name.rpartition(" ")[2], "rows": {"test": len(truth)}},
-        metric="accuracy",
-        label_names=labels,
-        labels=truth,
-        logits=logits,
+        dataset={"name": name, "measured_on": name.rpartition(" ")[2], "rows": {"test": examples.examples}},
+        labels=labels,
+        truth=truth,
+        outputs=outputs,
         parameters={role: parameters(model) for role, model in models.items()},
         bytes={},
         seconds={},

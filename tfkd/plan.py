@@ -1,36 +1,27 @@
 """What a run is going to do, shown before it does it."""
 
-import numpy as np
 import rich.box
 import rich.table
 from rich.text import Text
 
-from tfkd.config import Config, Training
-from tfkd.data import pipeline
+from tfkd.config import Changing, Config, Stage, Training
 from tfkd.evaluate import parameters
 from tfkd.run_dir import RunDir
 from tfkd.student import choose_layers
 
 
 def show_plan(
-    display, config: Config, run: RunDir, source, stores, buckets, devices: str, teacher, student, teacher_training, teacher_name
+    display, config: Config, run: RunDir, data, devices: str, teacher, student, teacher_training, teacher_name, objectives
 ) -> None:
-    """Prints what will be done, before it is done."""
+    """Prints what will be done, before it is done.
 
-    def trained(training: Training) -> str:
-        steps = -(-len(stores["train"]) // training.batch_size) * training.epochs
-        epochs = "1 epoch" if training.epochs == 1 else f"{training.epochs} epochs"
-        return f"{epochs} of {len(stores['train']):,} examples, batch {training.batch_size}: {steps:,} steps"
-
-    def shape(model) -> str:
-        size, millions = model.encoder.config, parameters(model) / 1e6
-        layers = "1 layer" if size["layers"] == 1 else f"{size['layers']} layers"
-        return f"{layers} of width {size['width']}, {size['heads']} heads, {millions:.2f} M parameters"
-
-    counts = np.bincount(stores["train"].labels, minlength=len(source.labels))
-    order = np.argsort(-counts, kind="stable")
-    shown = ", ".join(f"{source.labels[i]} {counts[i]:,}" for i in order[:10]) + (", ..." if len(counts) > 10 else "")
-    splits = ", ".join(f"{split} {len(store):,}" for split, store in stores.items())
+    Arguments:
+        data: a `tfkd.build.Data`.
+        devices: in words.
+        teacher_training: how the teacher is trained here, or None.
+        teacher_name: of its checkpoint, or None.
+        objectives: what is learned from the teacher, a list for each of the student's trainings.
+    """
     if config.teacher.checkpoint is None:
         origin = "from scratch, "
     else:
@@ -38,24 +29,69 @@ def show_plan(
     copied = ""
     if config.student.layers is not None:
         copied = f"teacher's layers {', '.join(map(str, choose_layers(teacher, config.student.layers)))}, "
-    alpha, ratio = config.distill.alpha, parameters(teacher) / parameters(student)
-    plan = rich.table.Table(title=Text(f"Plan: {config.name}"), box=rich.box.SIMPLE_HEAD, show_header=False, title_justify="left")
-    plan.add_column(style="bold")
-    plan.add_column(overflow="fold")
-    padding = pipeline.Batches(stores["train"], config.train.batch_size, buckets).padding()
+    stages = config.trainings()
+    splits = ", ".join(f"{split} {len(store):,}" for split, store in data.stores.items())
+    padding = data.train(stages[-1].train.batch_size).padding()
+    smaller = parameters(teacher) / parameters(student)
     rows = [
-        ("data", f"{source.name}: {splits}"),
-        ("classes", f"{len(source.labels)}: {shown}"),
-        ("lengths", f"batches padded to {', '.join(map(str, buckets))} word pieces, {padding:.0%} of them padding"),
-        ("teacher", origin + shape(teacher)),
-        ("", "" if teacher_training is None else trained(teacher_training)),
-        ("student", f"{copied}{shape(student)}, {ratio:.1f} times smaller"),
-        ("", trained(config.train) + (", twice: without the teacher (baseline) and with it" if config.baseline else "")),
-        ("objective", f"{alpha:g} x labels + {1 - alpha:g} x KL at temperature {config.distill.temperature:g}"),
+        ("data", f"{data.source.name}: {splits}"),
+        data.source.target.describe(data.stores["train"]),
+        ("lengths", f"batches padded to {', '.join(map(str, data.buckets))} word pieces, {padding:.0%} of them padding"),
+        ("teacher", origin + _shape(teacher)),
+        ("", "" if teacher_training is None else _trained(teacher_training, data)),
+        ("", "asked once about every training row, then read from disk" if config.teacher.cache else ""),
+        ("student", f"{copied}{_shape(student)}, {smaller:.1f} times smaller"),
+        ("baseline", "the labels alone, from the same start" if config.baseline else "none"),
+        *(row for stage, learned in zip(stages, objectives, strict=True) for row in _stage(stage, learned, data, len(stages))),
         ("devices", f"{devices}, {config.strategy.precision}"),
         ("run", str(run)),
     ]
+    plan = rich.table.Table(title=Text(f"Plan: {config.name}"), box=rich.box.SIMPLE_HEAD, show_header=False, title_justify="left")
+    plan.add_column(style="bold")
+    plan.add_column(overflow="fold")
     for name, value in rows:
         if value:
             plan.add_row(name, Text(value))  # labels and paths may hold [brackets]: no markup
     display.say(plan)
+
+
+def _trained(training: Training, data) -> str:
+    rows = len(data.stores["train"])
+    steps = -(-rows // training.batch_size) * training.epochs
+    epochs = "1 epoch" if training.epochs == 1 else f"{training.epochs} epochs"
+    return f"{epochs} of {rows:,} examples, batch {training.batch_size}: {steps:,} steps"
+
+
+def _shape(model) -> str:
+    size, millions = model.encoder.config, parameters(model) / 1e6
+    layers = "1 layer" if size["layers"] == 1 else f"{size['layers']} layers"
+    return f"{layers} of width {size['width']}, {size['heads']} heads, {millions:.2f} M parameters"
+
+
+def _stage(stage: Stage, objectives: list, data, stages: int) -> list[tuple[str, str]]:
+    """Lines on one training of the student: on what, how long, and what it learns from."""
+    training = stage.train
+    if stage.data is None:
+        trained = _trained(training, data)
+    else:  # its rows are counted when its turn comes
+        where = stage.data.builtin or stage.data.tfds or stage.data.files.train
+        trained = f"{training.epochs} epochs of {where}, batch {training.batch_size}"
+    alpha = stage.distill.alpha
+    labels = [] if alpha == 0.0 else [f"{_value(alpha)} x labels"]
+    rest = "1 - alpha" if isinstance(alpha, Changing) else f"{1 - alpha:g}"
+    taught = [] if alpha == 1.0 else [f"{rest} x ({' + '.join(_objective(objective) for objective in objectives)})"]
+    return [("trained" if stages == 1 else stage.name, trained), ("loss", " + ".join(labels + taught))]
+
+
+def _objective(objective) -> str:
+    weight = _value(objective.weight)
+    text = ("" if weight == "1" else f"{weight} x ") + objective.name.replace("_", " ")
+    if (temperature := getattr(objective, "temperature", None)) is not None:
+        text += f" at temperature {_value(temperature)}"
+    if layers := getattr(objective, "layers", None):
+        text += f" of layers {', '.join(f'{student} < {teacher}' for student, teacher in layers)}"
+    return text
+
+
+def _value(value) -> str:
+    return f"{value:g}" if isinstance(value, int | float) else f"({value.start:g} to {value.end:g})"

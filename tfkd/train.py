@@ -8,7 +8,6 @@ to be right: importing it takes seconds, a mistake should be answered at once.
 
 import argparse
 import importlib.util
-import logging
 import os
 import pathlib
 import shlex
@@ -16,15 +15,15 @@ import shutil
 import subprocess
 import sys
 import time
-import traceback
 
 import rich.console
 
 from tfkd import config as configs
-from tfkd.config import Config, Training
+from tfkd.config import Config
 from tfkd.errors import UserError
 from tfkd.progress import Display, clock
 from tfkd.run_dir import RunDir, cache_root, read_json, remove, size, whole, write_json, write_text
+from tfkd.run_log import log_traceback, open_log, quiet_libraries
 
 QUICKSTART = "configs/quickstart.yaml"
 
@@ -32,69 +31,57 @@ QUICKSTART = "configs/quickstart.yaml"
 def train(config: Config, run: RunDir, display: Display, resume: bool) -> int:
     """Runs the whole pipeline into `run`. Returns the exit code of the export, 0 where nothing is exported."""
     import keras
-    import numpy as np
 
     from tfkd import build, outputs, report, strategy
-    from tfkd.data import pipeline, prepare, sources
+    from tfkd.callbacks import reseed
     from tfkd.data import tokenizer as tokenizers
     from tfkd.evaluate import parameters, predict
+    from tfkd.fitting import fit
     from tfkd.plan import show_plan
     from tfkd.tasks.table import TASKS
 
     seconds = Stopwatch(run.seconds)
-    task = TASKS[config.task]()
     devices = strategy.make_strategy(config.strategy.kind, config.strategy.logical_cpus)
     strategy.set_precision(config.strategy.precision)
 
     # data
-    with display.bar("data", None) as update:
-        source = sources.open_source(
-            **build.source_arguments(config.data), progress=lambda done, total: update(done, "files read", total)
-        )
-    for note in source.notes:
-        display.say(f"Note: {note}")
+    kind = TASKS[config.task]
+    source = build.open_source(config.data, kind.target, display)
+    task = kind(source.target)
     with devices.scope():
         keras.utils.set_random_seed(config.seed)
-        checkpoint = build.open_checkpoint(config)
+        checkpoint = build.open_checkpoint(config, kind)
     if checkpoint is not None:
         tokenizer = tokenizers.Tokenizer(checkpoint.pieces, lowercase=checkpoint.lowercase)
     else:
-        texts = (text for example in source.examples("train") for key, text in example.items() if key != "label")
+        texts = (example[key] for example in source.examples("train") for key in ("text", "text_pair") if key in example)
         pieces = tokenizers.learn_vocabulary(texts, config.data.vocabulary_size, config.data.lowercase)
         tokenizer = tokenizers.Tokenizer(pieces, lowercase=config.data.lowercase)
     # The models come before the tokens: what does not fit together is said before an hour of tokenizing.
+    stages = config.trainings()
     with devices.scope():
         keras.utils.set_random_seed(config.seed)
         teacher = build.make_teacher(config, checkpoint, source.labels, tokenizer.vocabulary_size, task)
         student = build.make_student(config, teacher, tokenizer.vocabulary_size, task)
-    pairs = config.data.columns.text_pair is not None
-    data_key = prepare.prepared_key(source, tokenizer, config.data.max_length, pairs)
-    check_data(run, data_key, resume)
-    with display.bar("tokenize", None) as update:
-        stores = prepare.prepare(source, tokenizer, config.data.max_length, pairs, cache_root(), update)
-    measured = "test" if "test" in stores else "validation"
-    buckets = config.data.buckets or pipeline.choose_buckets(
-        np.concatenate([store.lengths for store in stores.values()]), config.data.max_length
-    )
-    outputs.write_inputs(run, config, source.labels, tokenizer, stores[measured], pairs)
+        objectives = [build.make_objectives(stage.distill, task, student, teacher) for stage in stages]
+    data = build.prepare(source, tokenizer, config.data, config.seed, display)
+    check_data(run, data.key, resume)
+    outputs.write_inputs(run, config, tokenizer, data.stores[data.measured])
     seconds.lap("data")
 
-    def batches(split: str, batch_size: int, shuffle: bool = False) -> pipeline.Batches:
-        return pipeline.Batches(stores[split], batch_size, buckets, shuffle=shuffle, seed=config.seed)
-
     # teacher
-    teacher_training = config.teacher.finetune or config.teacher.train
+    training = config.teacher.finetune or config.teacher.train
     teacher_name = None if checkpoint is None else checkpoint.name
-    described = strategy.describe(devices)
-    show_plan(display, config, run, source, stores, buckets, described, teacher, student, teacher_training, teacher_name)
-    if teacher_training is not None:
-        key = build.teacher_key(config, teacher, teacher_training, data_key, buckets)
+    show_plan(display, config, run, data, strategy.describe(devices), teacher, student, training, teacher_name, objectives)
+    if training is not None:
+        key = build.teacher_key(config, teacher, training, data.key, data.buckets)
         kept = cache_root() / "teachers" / key / "model.keras"
         if kept.exists():
             teacher.load_weights(kept)
             display.say("Teacher: trained before on the same data with the same settings, used again")
         else:
-            fit("teacher", teacher, None, config, teacher_training, batches, task, run, display, devices, resume)
+            parts = data.train(training.batch_size), data.validation()
+            fit("teacher", teacher, config, training, *parts, task, run, display, devices, resume)
             with whole(kept) as path:
                 teacher.save(path)
         run.teacher.mkdir(parents=True, exist_ok=True)
@@ -102,46 +89,88 @@ def train(config: Config, run: RunDir, display: Display, resume: bool) -> int:
             shutil.copyfile(kept, path)
         write_json(run.teacher / "key.json", {"key": key})
     seconds.lap("teacher")
-
-    # baseline and student: the same start, the same batches; one learns from the labels alone
-    roles = {"baseline": (run.baseline, None), "student": (run.student, teacher)}
     models = {"teacher": teacher}
-    for role, (path, knowledge) in roles.items():
-        if role == "baseline" and not config.baseline:
-            continue
+
+    # baseline: the student's start, batches and last stage, but the labels alone
+    if config.baseline:
         with devices.scope():
             keras.utils.set_random_seed(config.seed)
-            models[role] = build.make_student(config, teacher, tokenizer.vocabulary_size, task)
-        if resume and path.exists():
-            models[role].load_weights(path)
+            models["baseline"] = build.make_student(config, teacher, tokenizer.vocabulary_size, task)
+        if resume and run.baseline.exists():
+            models["baseline"].load_weights(run.baseline)
         else:
-            fit(role, models[role], knowledge, config, config.train, batches, task, run, display, devices, resume)
-            with whole(path) as beside:
-                models[role].save(beside)
-        seconds.lap(role)
+            training = stages[-1].train
+            parts = data.train(training.batch_size), data.validation()
+            fit("baseline", models["baseline"], config, training, *parts, task, run, display, devices, resume)
+            with whole(run.baseline) as path:
+                models["baseline"].save(path)
+        seconds.lap("baseline")
+
+    # student, stage after stage
+    with devices.scope():
+        keras.utils.set_random_seed(config.seed)
+        models["student"] = student = build.make_student(config, teacher, tokenizer.vocabulary_size, task)
+    epochs_before = 0
+    for number, stage in enumerate(stages):
+        after = run.student if stage is stages[-1] else run.checkpoints / f"student-{stage.name}.weights.h5"
+        if resume and after.exists():
+            student.load_weights(after)
+        else:
+            texts = data if stage.data is None else build.open_stage(stage, kind.target, tokenizer, config.seed, display)
+            keras.utils.set_random_seed(config.seed + number)
+            if number:
+                reseed(student, config.seed + number)  # the same draws whether the stage before ran just now or was read
+            part = texts.train(stage.train.batch_size)
+            steps = {"steps": part.steps * stage.train.epochs, "steps_per_epoch": part.steps}
+            with devices.scope():
+                objectives = build.make_objectives(stage.distill, task, student, teacher, **steps)
+                alpha = build.schedule(stage.distill.alpha, **steps)
+            knowledge, part = build.make_knowledge(config, teacher, objectives, part, display)
+            fit(
+                "student",
+                student,
+                config,
+                stage.train,
+                part,
+                texts.validation() if stage.keep == "best" and task.monitor else None,
+                task,
+                run,
+                display,
+                devices,
+                resume,
+                teacher=knowledge,
+                objectives=objectives,
+                alpha=alpha,
+                stage=stage.name if len(stages) > 1 else None,
+                keep=stage.keep if task.monitor else "last",
+                epochs_before=epochs_before,
+            )
+            with whole(after) as path:
+                student.save(path) if stage is stages[-1] else student.save_weights(path)
+        epochs_before += stage.train.epochs
+        seconds.lap("student" if len(stages) == 1 else f"student, {stage.name}")
 
     # proof
     logits = {}
-    test = batches(measured, 64)
+    test = data.batches(data.measured, 64)
     for role, model in models.items():
         with display.bar(f"measure {role}", test.steps) as update:
-            logits[role] = predict(model, test, update)
-    outputs.write_predictions(run, stores[measured].labels, logits)
+            logits[role] = predict(model, test, update, task.kept)
+    truth = source.target.truth(data.stores[data.measured])
+    outputs.write_predictions(run, truth, logits)
     seconds.lap("evaluation")
     result = report.summarize(
         task=config.task,
         dataset={
             "name": source.name,
-            "measured_on": measured,
-            "rows": {split: len(store) for split, store in stores.items()},
-            "labels": source.labels,
+            "measured_on": data.measured,
+            "rows": {split: store.examples for split, store in data.stores.items()},
             "provenance": source.provenance,
             "notes": source.notes,
         },
-        metric=task.metric,
-        label_names=source.labels,
-        labels=stores[measured].labels,
-        logits=logits,
+        labels=source.labels,
+        truth=truth,
+        outputs=logits,
         parameters={role: parameters(model) for role, model in models.items()},
         bytes={role: size(path) for role, path in outputs.model_files(run).items()},
         seconds=seconds.laps,
@@ -163,64 +192,6 @@ def train(config: Config, run: RunDir, display: Display, resume: bool) -> int:
     display.say(report.table(result))  # the export has shown its own
     display.say(f"Done in {clock(sum(seconds.laps.values()))}. Report: {run.report_html}")
     return code
-
-
-def fit(
-    role, model, teacher, config: Config, training: Training, batches, task, run: RunDir, display: Display, devices, resume: bool
-):
-    """Trains `model` in place, on labels and, where there is one, on `teacher`; it ends with its best epoch's weights."""
-    import keras
-
-    from tfkd import callbacks, strategy
-    from tfkd.distiller import Distiller
-    from tfkd.objectives import KLDivergence
-    from tfkd.optimizer import adamw
-
-    examples, validation = batches("train", training.batch_size, shuffle=True), batches("validation", 64)
-    steps = examples.steps * training.epochs
-    xla, reason = strategy.choose_xla(config.strategy.xla, steps, len(examples.buckets), devices)
-    with devices.scope():
-        objectives = [KLDivergence(config.distill.temperature)] if teacher is not None else None
-        distiller = Distiller(model, teacher, objectives, alpha=config.distill.alpha)
-        optimizer = adamw(
-            distiller.trainable_variables,
-            steps,
-            training.learning_rate,
-            training.warmup,
-            training.weight_decay,
-            training.clip_norm,
-        )
-        distiller.compile(
-            optimizer, loss=task.loss(training.label_smoothing), weighted_metrics=task.training_metrics(), jit_compile=xla
-        )
-    checkpoint = callbacks.Checkpoint(run.checkpoints / role, f"val_{task.metric}", training.early_stopping)
-    first = checkpoint.resume(distiller) if resume else 0
-    if not first:
-        remove(run.checkpoints / role)
-    display.say(f"{role.capitalize()}: {steps:,} steps, XLA {reason}" + (f", going on after epoch {first}" if first else ""))
-    if first >= training.epochs or checkpoint.state["stopped"]:
-        checkpoint.set_model(distiller)
-        checkpoint.on_train_end()
-        return
-    with display.bar(role, steps) as update:
-        distiller.fit(
-            examples.dataset(first_epoch=first, repeat=True),
-            validation_data=validation.dataset(),
-            initial_epoch=first,
-            epochs=training.epochs,
-            steps_per_epoch=examples.steps,
-            shuffle=False,
-            verbose=0,
-            callbacks=[
-                callbacks.ProgressBar(update, examples.steps, training.epochs),
-                callbacks.MetricsLog(run.metrics, role, examples.steps),
-                keras.callbacks.TensorBoard(run.tensorboard / role, write_graph=False),
-                checkpoint,
-            ],
-        )
-    state = checkpoint.state
-    best = f"best validation {task.metric} {state['best']:.4f} at epoch {state['best_epoch']} of {state['epochs']}"
-    display.say(f"{role.capitalize()}: {best}")
 
 
 def export(run: RunDir, config: Config, display: Display) -> int:
@@ -338,16 +309,6 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
-def log_traceback(run: RunDir | None) -> str:
-    """Writes the traceback of the exception being handled into the run's log; says where, or nothing where that fails too."""
-    try:
-        with open(run.log, "a", encoding="utf-8") as file:
-            traceback.print_exc(file=file)
-    except (AttributeError, OSError):  # no run yet, or no disk
-        return ""
-    return f" (whole story: {run.log})"
-
-
 def check_same(config: Config, run: RunDir) -> None:
     """Raises `UserError` when a run is resumed with another configuration than it was begun with."""
     before = configs.load(run.config).model_dump()
@@ -363,26 +324,6 @@ def check_data(run: RunDir, key: str, resume: bool) -> None:
     if resume and run.data_key.exists() and read_json(run.data_key)["key"] != key:
         raise UserError(f"--resume: the data are not those that {run.path} was begun with; start a new run")
     write_json(run.data_key, {"key": key})
-
-
-def open_log(run: RunDir) -> logging.Logger:
-    """The run's log file, which also takes what the libraries log."""
-    handler = logging.FileHandler(run.log, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
-    root = logging.getLogger()
-    root.addHandler(handler)
-    logging.captureWarnings(True)
-    logger = logging.getLogger("tfkd")
-    logger.setLevel(logging.INFO)
-    return logger
-
-
-def quiet_libraries(run: RunDir) -> None:
-    """Sends what compiled libraries write on standard error to the run's log; Python's own messages still reach the person."""
-    person = os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1)
-    with open(run.log, "ab") as log:
-        os.dup2(log.fileno(), sys.stderr.fileno())
-    sys.stderr = person
 
 
 if __name__ == "__main__":

@@ -1,0 +1,167 @@
+"""Runs with several stages, objectives beyond the response, and a teacher that is asked once."""
+
+import io
+import json
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+import rich.console
+import yaml
+
+from tfkd import build, config, fitting, train
+from tfkd.errors import UserError
+from tfkd.objectives import OBJECTIVES
+from tfkd.progress import Display
+from tfkd.run_dir import RunDir
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def staged(tmp_path_factory):
+    """Labelled lines, plain text, and a configuration with a stage on each."""
+    folder, random = tmp_path_factory.mktemp("staged"), np.random.default_rng(0)
+    words = ["apple", "grass", "sky", "brick", "leaf", "sea", "this", "that", "very", "quite", "old", "new"]
+
+    def line():
+        return " ".join(random.choice(words, random.integers(3, 9)))
+
+    for name, rows in (("train", 192), ("test", 64)):
+        with open(folder / f"{name}.jsonl", "w") as file:
+            for _ in range(rows):
+                text = line()
+                file.write(json.dumps({"text": text, "label": "yes" if "apple" in text else "no"}) + "\n")
+    (folder / "plain.jsonl").write_text("".join(json.dumps({"text": line()}) + "\n" for _ in range(128)))
+    labelled = {"files": {"train": str(folder / "train.jsonl"), "test": str(folder / "test.jsonl")}}
+    tree = {
+        "data": labelled | {"max_length": 16, "vocabulary_size": 80},
+        "teacher": {
+            "dimensions": {"layers": 4, "width": 24, "heads": 2, "dropout": 0.0},
+            "train": {"epochs": 1, "batch_size": 32, "learning_rate": 0.003},
+        },
+        "student": {"dimensions": {"layers": 2, "width": 16, "heads": 2}},
+        "baseline": False,
+        "stages": [
+            {
+                "name": "general",
+                "data": {"files": {"train": str(folder / "plain.jsonl")}, "columns": {"label": None}, "max_length": 16},
+                "distill": {
+                    "alpha": 0.0,
+                    "objectives": [{"name": "hidden_state_mse", "layers": "uniform"}, {"name": "attention_score_mse"}],
+                },
+                "train": {"epochs": 2, "batch_size": 32, "learning_rate": 0.003},
+            },
+            {
+                "name": "prediction",
+                "distill": {"alpha": {"start": 0.0, "end": 0.5}, "objectives": ["kl_divergence", {"name": "minilm_v2"}]},
+                "train": {"epochs": 1, "batch_size": 32, "learning_rate": 0.003},
+            },
+        ],
+        "evaluate": {"bootstrap": 100},
+        "export": {"formats": []},
+    }
+    path = folder / "staged.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def go(path, output, *overrides, resume=False):
+    console = rich.console.Console(file=io.StringIO(), width=140)
+    run, loaded = RunDir(output), config.load(path, overrides)
+    run.path.mkdir(parents=True, exist_ok=True)
+    run.config.write_text(config.dump(loaded))
+    assert train.train(loaded, run, Display(console), resume) == 0
+    return run, console.file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def finished(staged, tmp_path_factory):
+    return go(staged, tmp_path_factory.mktemp("run") / "whole")
+
+
+def test_the_plan_names_stages_layer_pairs_and_schedules(finished):
+    _, said = finished
+    plan = said[: said.index("Teacher:")]
+    assert "general" in plan and "prediction" in plan
+    assert "hidden state mse of layers 0 < 1, 1 < 3" in plan
+    assert "(0 to 0.5) x labels" in plan
+
+
+def test_epochs_count_on_through_the_stages_and_each_logs_its_own_terms(finished):
+    run, _ = finished
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    student = [line for line in lines if line["role"] == "student"]
+    assert [(line["stage"], line["epoch"]) for line in student] == [("general", 1), ("general", 2), ("prediction", 3)]
+    assert {"hidden_state_mse", "attention_score_mse"} <= student[0].keys() and "alpha" not in student[0]
+    assert {"kl_divergence", "minilm_v2", "alpha", "val_accuracy"} <= student[2].keys()
+    assert student[1]["hidden_state_mse"] < student[0]["hidden_state_mse"]
+
+
+def test_projections_stay_out_of_the_students_file(finished):
+    run, _ = finished
+    student = keras.models.load_model(run.student, compile=False)
+    assert not [variable.path for variable in student.variables if "projection" in variable.path]
+
+
+def test_a_finished_stage_is_not_repeated_on_resume(finished, staged, tmp_path, monkeypatch):
+    whole, _ = finished
+    real, trained = fitting.fit, []
+
+    def fit(role, *arguments, stage=None, **named):
+        trained.append((role, stage))
+        if stage == "prediction" and trained.count((role, stage)) == 1:
+            raise KeyboardInterrupt
+        return real(role, *arguments, stage=stage, **named)
+
+    monkeypatch.setattr(fitting, "fit", fit)
+    with pytest.raises(KeyboardInterrupt):
+        go(staged, tmp_path / "run")
+    run, _ = go(staged, tmp_path / "run", resume=True)
+    assert trained == [("student", "general"), ("student", "prediction"), ("student", "prediction")]
+    expected, found = (keras.models.load_model(one.student, compile=False).get_weights() for one in (whole, run))
+    for a, b in zip(expected, found, strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
+
+
+def test_a_cached_run_gives_the_student_of_a_live_one(finished, staged, tmp_path):
+    live, _ = finished
+    cached, said = go(staged, tmp_path / "cached", "teacher.cache=true")
+    assert "asked once about every training row" in said and "Teacher's outputs: " in said
+    expected, found = (keras.models.load_model(one.student, compile=False).get_weights() for one in (live, cached))
+    for a, b in zip(expected, found, strict=True):
+        np.testing.assert_allclose(b, a, rtol=0.05, atol=2e-3)  # the teacher's tensors were rounded to float16
+
+
+def test_an_objective_that_does_not_fit_is_refused_before_anything_is_trained(staged, tmp_path):
+    one_head = ["student.dimensions={layers: 2, width: 16, heads: 1}"]
+    with pytest.raises(UserError, match="distill.objectives: attention_score_mse.*heads"):
+        go(staged, tmp_path / "run", *one_head)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_the_schema_knows_every_objective_and_exactly_its_options():
+    import inspect
+
+    assert set(config.OBJECTIVE_OPTIONS) == set(OBJECTIVES)
+    for name, kind in OBJECTIVES.items():
+        makers = [cls.__init__ for cls in kind.__mro__ if "__init__" in vars(cls)]
+        # `deviation` is what the task knows of its targets: nobody types it.
+        options = set(inspect.signature(makers[0]).parameters) - {"self", "weight", "deviation", "kwargs"}
+        assert options == set(config.OBJECTIVE_OPTIONS[name]), name
+
+
+def test_every_objective_can_be_asked_for_by_its_name_alone(staged):
+    tree = yaml.safe_load(staged.read_text()) | {"stages": None}
+    names = sorted(set(OBJECTIVES) - {"binary_kl"})
+    loaded = config.parse(tree | {"distill": {"objectives": names}})
+    from tfkd.tasks.classification import Classification
+
+    task = Classification()
+    keras.utils.set_random_seed(0)
+    teacher = build.make_teacher(loaded, None, ["no", "yes"], 80, task)
+    student = build.make_student(loaded, teacher, 80, task)
+    made = build.make_objectives(loaded.distill, task, student, teacher)
+    assert [objective.name for objective in made] == names
+    assert all(objective.built for objective in made)
