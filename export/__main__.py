@@ -3,13 +3,12 @@
 import argparse
 import os
 import sys
-import typing
 
 from tfkd import config as configuration
 from tfkd.errors import UserError
 from tfkd.run_dir import RunDir
 
-FORMATS = typing.get_args(typing.get_args(configuration.Export.model_fields["formats"].annotation)[0])
+from . import formats as table
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -24,9 +23,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--format",
         dest="formats",
         nargs="+",
-        choices=FORMATS,
+        choices=table.choices(),
         metavar="FORMAT",
-        help=f"only these of {', '.join(FORMATS)}; default: export.formats of the run's configuration",
+        help=f"only these of {', '.join(table.FORMATS)}, or a variant as in tflite:int8; default: export.formats of the run's "
+        f"configuration. Written only where named: {', '.join(sorted(table.ON_REQUEST))}",
     )
     return parser.parse_args(arguments)
 
@@ -37,8 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         run = RunDir(options.run)
         run.require(run.config, run.student, run.vocabulary, run.labels, run.tokenizer, run.examples)
-        settings = configuration.load(run.config).export
-        entries = export(run, options.formats or settings.formats, settings.length, settings.examples)
+        config = configuration.load(run.config)
+        settings = config.export.model_dump(exclude_none=True)
+        table.check_names(settings.get("tolerance", {}), "export.tolerance")
+        entries = export(run, settings, config.task, options.formats or settings["formats"])
     except (UserError, OSError) as error:  # OSError: a folder that cannot be written, a full disk
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -47,8 +49,13 @@ def main(arguments: list[str] | None = None) -> int:
     return 0 if all(entry["passed"] for entry in entries) else 1
 
 
-def export(run: RunDir, formats: list[str], length: int | None, examples: int) -> list[dict]:
-    """Makes and proves every file of `formats`, showing progress. Returns their manifest entries."""
+def export(run: RunDir, settings: dict, task: str, formats: list[str]) -> list[dict]:
+    """Makes and proves every file that `formats` ask for, showing progress. Returns their manifest entries.
+
+    Arguments:
+        settings: the section `export` of the run's configuration: `examples`, and `lengths` and `tolerance` where they are set.
+        task: name of what the student was trained for.
+    """
     from .quiet import quiet
     from .screen import Screen
 
@@ -57,19 +64,21 @@ def export(run: RunDir, formats: list[str], length: int | None, examples: int) -
     log.unlink(missing_ok=True)
     with Screen(log) as screen:
         with screen.working("loading the student"), quiet(log):
-            from . import artifacts, inference, manifest, parity
+            from . import artifacts, inference, manifest
+            from .questions import load_questions
 
-            student = inference.load(run, length)
-            questions = parity.load_questions(run, student, examples)
+            lengths = settings.get("lengths") or ([settings["length"]] if "length" in settings else None)
+            student = inference.load(run, lengths, task)
+            questions = load_questions(run, student, settings["examples"])
         written = manifest.Manifest(run, artifacts.FILES)
         screen.removed(written.removed)
         entries = []
-        for format, variant in artifacts.FILES:
-            if format in formats:
-                with screen.working(f"{format} {variant}"):
-                    entry = artifacts.make(student, questions, format, variant, run.exports, log)
-                entries.append(written.add(entry))
-                screen.done(entries[-1])
+        for format, variant in table.chosen(formats):
+            with screen.working(f"{format} {variant}"):
+                tolerance = settings.get("tolerance")
+                entry = artifacts.make(student, questions, format, variant, run.exports, log, tolerance)
+            entries.append(written.add(entry))
+            screen.done(entries[-1])
         written.write()
         screen.table(entries)
     return entries

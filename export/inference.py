@@ -1,17 +1,23 @@
-"""The student as a graph for serving: float32, no dropout, named inputs, shapes as the format wants them."""
+"""The student as exporters see it: float32, named inputs, its tokenizer and labels, and which lengths it is asked for."""
 
 import dataclasses
+import functools
 import json
+import pathlib
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+import tfkd.layers.head
+import tfkd.layers.token_head
 import tfkd.models.encoder
-import tfkd.models.with_head
-import tfkd.tasks.classification  # noqa: F401  registers what student.keras is made of
+import tfkd.models.with_head  # noqa: F401  these four register what student.keras is made of
 from tfkd.data.tokenizer import Tokenizer
 from tfkd.errors import UserError
 from tfkd.run_dir import RunDir, read_json
+
+from .graph import InferenceGraph
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,12 +25,16 @@ class Student:
     """What every exporter starts from.
 
     Arguments:
-        model: answers a dict of `inputs` with logits (B, C), in float32.
+        model: answers a dict of `inputs` with logits, in float32: the reference of every file.
         tokenizer: text to token ids, the one it was trained with.
-        labels: names of the C classes.
+        labels: names of the outputs.
         pairs: whether it reads two texts.
         max_length: longest input in tokens.
-        fixed_length: input length of formats whose shapes are fixed.
+        lengths: input lengths of formats whose shapes are fixed, rising.
+        task: its name, a key of `tfkd.tasks.measures`.
+        calibration_texts: file with training texts, one JSON object `{"text", "text_pair"?}` a line.
+        masked_score, int8_table: as in `InferenceGraph`.
+        run: where it comes from; what a model card tells of it is there.
     """
 
     model: keras.Model
@@ -32,7 +42,12 @@ class Student:
     labels: tuple[str, ...]
     pairs: bool
     max_length: int
-    fixed_length: int
+    lengths: tuple[int, ...]
+    task: str = "classification"
+    calibration_texts: pathlib.Path | None = None
+    masked_score: float | None = None
+    int8_table: bool = False
+    run: RunDir | None = None
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -40,18 +55,23 @@ class Student:
         segments = self.pairs and self.model.encoder.config["segments"]
         return ("token_ids", "padding_mask", "segment_ids") if segments else ("token_ids", "padding_mask")
 
+    @functools.cached_property
+    def graph(self) -> InferenceGraph:
+        """The model's computation as it is served."""
+        return InferenceGraph(self.model, self.masked_score, self.int8_table)
+
     @property
     def variables(self) -> list[tf.Variable]:
-        """The weights as TensorFlow sees them: a `tf.Module` does not track Keras's wrapper, and leaves it out of the file."""
-        return [weight.value for weight in self.model.weights]
+        """The weights of `graph`. What is saved must hold them, or they are left out of the file."""
+        return list(self.graph.variables)
 
     def specs(self, batch: int | None, length: int | None) -> dict[str, tf.TensorSpec]:
         """int32 inputs of shape (batch, length) by name; None is a size known only when serving."""
         return {name: tf.TensorSpec((batch, length), tf.int32, name) for name in self.inputs}
 
     def logits(self, inputs: dict[str, tf.Tensor]) -> tf.Tensor:
-        """Inputs (B, T) by name -> (B, C)."""
-        return self.model(inputs, training=False)
+        """Inputs (B, T) by name -> what the head answers, (B, C) or (B, T, C): what exporters write."""
+        return self.graph(inputs)
 
     def encode(self, texts: list[bytes], pairs: list[bytes] | None, length: int) -> dict[str, tf.Tensor]:
         """Texts, and their second texts where there are any -> int32 inputs (B, length) by name."""
@@ -59,12 +79,34 @@ class Student:
         features = self.tokenizer.padded(tf.constant(texts), pairs, max_length=length, length=length)
         return {name: features[name] for name in self.inputs}
 
+    def calibration(self, length: int) -> dict[str, np.ndarray]:
+        """Training texts as int32 inputs (N, length) by name: what ranges of activations are measured on.
 
-def load(run: RunDir, fixed_length: int | None = None) -> Student:
+        Raises:
+            UserError: the run holds none, or a line is none; the message names it.
+        """
+        path = self.calibration_texts
+        if path is None or not path.exists():
+            raise UserError(f"{path}: no such file; full int8 is calibrated on training texts, which `tfkd.train` writes there")
+        texts, pairs = [], []
+        for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+            try:
+                row = json.loads(line)
+                texts.append(row["text"].encode())
+                pairs.append(row["text_pair"].encode() if self.pairs else b"")
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise UserError(f"{path}:{number}: not a training text of this run ({error})") from None
+        if not texts:
+            raise UserError(f"{path}: holds no text to calibrate on")
+        return {name: np.asarray(values) for name, values in self.encode(texts, pairs if self.pairs else None, length).items()}
+
+
+def load(run: RunDir, lengths: list[int] | None = None, task: str = "classification") -> Student:
     """Reads the student, its vocabulary and its labels out of a run.
 
     Arguments:
-        fixed_length: of formats whose shapes are fixed; default: the longest input.
+        lengths: of formats whose shapes are fixed; default: the longest input alone.
+        task: name of what it was trained for.
 
     Raises:
         UserError: a file is missing or unreadable, or the files do not belong together.
@@ -87,13 +129,15 @@ def load(run: RunDir, fixed_length: int | None = None) -> Student:
     if max_length > positions:
         raise UserError(f"{run.tokenizer}: max_length = {max_length} is above the {positions} positions of {run.student.name}")
     least = 5 if pairs else 3  # special pieces, and one of each text
-    if fixed_length is not None and not least <= fixed_length <= max_length:
-        raise UserError(f"export.length = {fixed_length}: must be from {least} to {max_length}, the student's longest input")
+    for length in lengths or ():
+        if not least <= length <= max_length:
+            raise UserError(f"export.lengths holds {length}: must be from {least} to {max_length}, the student's longest input")
     tokenizer, rows = Tokenizer.from_file(run.vocabulary, lowercase), model.encoder.config["vocabulary_size"]
     if tokenizer.vocabulary_size > rows:
         pieces = f"{tokenizer.vocabulary_size:,} pieces"
         raise UserError(f"{run.vocabulary}: {pieces} for the {rows:,} embeddings of {run.student.name}")
-    return Student(model, tokenizer, labels, pairs, max_length, fixed_length or max_length)
+    lengths = tuple(sorted(set(lengths or [max_length])))
+    return Student(model, tokenizer, labels, pairs, max_length, lengths, task, run.path / "calibration.jsonl", run=run)
 
 
 def float32(model: keras.Model) -> keras.Model:

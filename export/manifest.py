@@ -5,8 +5,14 @@ import pathlib
 
 from tfkd.run_dir import RunDir, remove, sha256, size, write_json
 
+from .formats import BESIDE
+
 ORDER = ("format", "variant", "path", "bytes", "sha256", "metrics", "student_metrics", "agreement", "max_abs_difference")
-ORDER += ("mean_abs_difference", "examples", "latency_ms", "latency_request", "student_sha256", "seconds", "passed", "reason")
+ORDER += ("mean_abs_difference", "examples", "signatures", "latency_ms", "latency_request", "note", "student_sha256", "seconds")
+ORDER += ("passed", "reason")
+
+BENCHMARK = ("benchmark.json", "benchmark.svg", "benchmark.png")
+"""What `python -m export.benchmark` writes beside the files."""
 
 
 class Manifest:
@@ -42,6 +48,13 @@ class Manifest:
             if path.exists() and key not in self.entries:
                 remove(path)
                 removed.append(name)
+        for format, names in BESIDE.items():
+            if not any(entry["format"] == format and entry["passed"] for entry in self.entries.values()):
+                for name in names:
+                    remove(self.run.exports / name)
+        if _student_of(self.run.exports / BENCHMARK[0]) != self.student:
+            for name in BENCHMARK:
+                remove(self.run.exports / name)
         return removed
 
     def add(self, entry: dict) -> dict:
@@ -66,3 +79,11 @@ def _read(path: pathlib.Path) -> list[dict]:
     except (OSError, ValueError):
         return []
     return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+
+
+def _student_of(path: pathlib.Path) -> str | None:
+    """The student that a benchmark speaks of; None where it is missing or damaged."""
+    try:
+        return json.loads(path.read_bytes()).get("student_sha256")
+    except (OSError, ValueError, AttributeError):
+        return None

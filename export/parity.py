@@ -1,31 +1,25 @@
 """The gate: what a written file answers, beside what the Keras student answers."""
 
 import dataclasses
-import functools
-import json
 import pathlib
 from collections.abc import Callable
 
 import numpy as np
-import tensorflow as tf
 
-from tfkd.errors import UserError
-from tfkd.run_dir import RunDir
+from tfkd.tasks.measure import Measure
 
 from .inference import Student
+from .questions import Questions
+from .timing import latency
 
-FEWEST_EXAMPLES = 256
-TIMED = 100
-BATCH = 32
+SMALLEST = np.finfo("float32").tiny
+"""What stands for a probability that float32 rounds to 0."""
 
-EDGES = (
-    b"",
-    b"word",
-    b"word " * 5000,
-    "\N{FOX FACE} Ünïcödé \N{SNOWMAN} 漢字 \u202eright to left\u202c e\u0301 \N{ZERO WIDTH JOINER} \U0001f1ea\U0001f1fa".encode(),
-    b"caf\xe9 \xff\xfe is not UTF-8",
-)
-"""Texts that every file must also answer; they count for differences, not for agreement and metric."""
+ROUNDING = 1e-9
+"""39 of 40 is not less than 1 - 1 of 40."""
+
+RESAMPLES = 200
+"""Draws behind the question whether chance explains a lower metric."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +28,7 @@ class Tolerance:
 
     Arguments:
         difference: largest |file - student| over all logits, in units of max(1, largest |student|); None: not limited.
-        disagreement: share of examples that may get another class.
+        disagreement: share of examples that may get another answer.
         drop: how much of the metric may be lost.
     """
 
@@ -46,8 +40,17 @@ class Tolerance:
 FLOAT32 = Tolerance(difference=1e-4, disagreement=0.0, drop=0.0)
 """Other kernels add in another order: about 1e-6 is seen. 1e-4 is far above that and far below what any real defect does."""
 
+FLOAT16 = Tolerance(difference=0.03, disagreement=0.01, drop=0.005)
+"""Weights of 11 bits: one in 2,000 each, some thousandths in a logit."""
+
 INT8 = Tolerance(difference=None, disagreement=0.02, drop=0.01)
 """Rounded weights move every logit; what counts is the answer."""
+
+INT8_FULL = Tolerance(difference=None, disagreement=0.05, drop=0.01)
+"""Rounded activations move it further: more answers change, as many for the better as for the worse."""
+
+INT4 = Tolerance(difference=None, disagreement=0.1, drop=0.02)
+"""Sixteen values a weight."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Variant:
         name: as in the manifest.
         file: its final name under `export/`.
         write: writes the student to a path.
-        tolerance: what the written file is held to.
+        tolerance: what the written file is held to, where a configuration does not say otherwise.
     """
 
     name: str
@@ -69,16 +72,19 @@ class Variant:
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """What a file said to all questions.
+    """What a file, or one of its signatures, said to all questions.
 
     Arguments:
-        logits: (N, C).
+        logits: (N, C), or (N, T, C) with an answer for every position of texts padded to T = `length`.
         length: what texts were cut at.
         milliseconds: of single requests, (n,).
         request: what such a request was, in words.
         scores: probabilities (N, C) by the signature that gave them; `serving_default` answers raw text.
         labels: N label strings answered to raw text; None where the format takes no text.
         truncated: (N,) whether a raw text was cut.
+        signature: which one it was, of a file that is asked by its signatures.
+        note: what a person should know of the file.
+        normalized: `logits` are logarithms of probabilities: the file answers with scores alone.
     """
 
     logits: np.ndarray
@@ -88,115 +94,62 @@ class Answers:
     scores: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     labels: list[str] | None = None
     truncated: np.ndarray | None = None
+    signature: str | None = None
+    note: str | None = None
+    normalized: bool = False
 
 
-class Questions:
-    """Test examples and edge texts, as texts and as token ids, with the Keras student's logits.
+def compare(answers: Answers | list[Answers], questions: Questions, tolerance: Tolerance) -> dict:
+    """What the manifest says of a file; `reason` is why it must not be shipped, or None.
 
-    Arguments:
-        texts, pairs: UTF-8 bytes of the examples; `pairs` is None for a student that reads one text.
-        targets: (n,) classes of the examples.
+    Of several signatures every one must pass. The worst of them stands for the file; its metric is that of the longest.
     """
-
-    def __init__(self, student: Student, texts: list[bytes], pairs: list[bytes] | None, targets: np.ndarray):
-        self.student, self.targets = student, targets
-        self.max_length, self.fixed_length = student.max_length, student.fixed_length
-        self.texts = [*texts, *EDGES]
-        self.pairs = None if pairs is None else [*pairs, *reversed(EDGES)]
-
-    @functools.cache  # noqa: B019  lives as long as the program
-    def features(self, length: int) -> dict[str, np.ndarray]:
-        """int32 inputs (N, length) by name."""
-        return {name: np.asarray(tensor) for name, tensor in self.student.encode(self.texts, self.pairs, length).items()}
-
-    def batches(self, length: int) -> list[dict[str, np.ndarray]]:
-        """All questions in order: one alone, then 32 at a time, each batch as long as its longest text."""
-        count = len(self.texts)
-        bounds = [0, *range(1, count, BATCH), count]
-        return [self._cut(slice(begin, end), length) for begin, end in zip(bounds, bounds[1:], strict=False)]
-
-    def singles(self, length: int) -> list[dict[str, np.ndarray]]:
-        """The first examples, each alone and as long as its text: what latency is measured on."""
-        return [self._cut(slice(row, row + 1), length) for row in range(min(TIMED, len(self.targets)))]
-
-    @functools.cache  # noqa: B019
-    def reference(self, length: int) -> np.ndarray:
-        """Logits (N, C) of the Keras student on texts cut at `length`. Texts of like length go together: it is quicker,
-        and the padding differs from what the files see."""
-        order = np.argsort(self.features(length)["padding_mask"].sum(axis=1), kind="stable")
-        logits = np.empty((len(order), len(self.student.labels)), "float32")
-        with tf.device("CPU"):  # in full float32: a GPU rounds matrix products to TF32
-            for begin in range(0, len(order), BATCH):
-                rows = order[begin : begin + BATCH]
-                logits[rows] = self.student.logits(self._cut(rows, length)).numpy()
-        return logits
-
-    def truncated(self) -> np.ndarray:
-        """(N,) whether a text has more pieces than the student reads."""
-        whole = self.student.encode(self.texts, self.pairs, 2 * self.max_length)["padding_mask"]
-        return np.asarray(whole).sum(axis=1) > self.max_length
-
-    def _cut(self, rows, length: int) -> dict[str, np.ndarray]:
-        features = self.features(length)
-        longest = int(features["padding_mask"][rows].sum(axis=1).max())
-        return {name: values[rows, :longest] for name, values in features.items()}
+    results = [_compare(each, questions, tolerance) for each in (answers if isinstance(answers, list) else [answers])]
+    failed = next((result for result in results if result["reason"]), None)
+    last = max(results, key=lambda result: result["length"])
+    whole = {key: value for key, value in (failed or last).items() if key not in ("signature", "length", "latency_ms")}
+    for key, worst in (("max_abs_difference", max), ("mean_abs_difference", max), ("agreement", min)):
+        known = [result[key] for result in results if result.get(key) is not None]
+        whole |= {key: worst(known)} if known else {}
+    if failed and len(results) > 1:
+        whole["reason"] = f"{failed['signature']}: {failed['reason']}"
+    if results[0]["signature"]:
+        whole["signatures"] = [{key: value for key, value in result.items() if key != "reason"} for result in results]
+    return whole
 
 
-def load_questions(run: RunDir, student: Student, count: int) -> Questions:
-    """Reads `count` of the run's test examples, at least 256, spread evenly over the file; all where there are fewer.
-
-    Raises:
-        UserError: no example, or a line that is none; the message names the line.
-    """
-    run.require(run.examples)
-    rows = []
-    with open(run.examples, "rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            try:
-                row = json.loads(line)
-                pair = row["text_pair"] if student.pairs else ""
-                rows.append((row["text"].encode(), pair.encode(), student.labels.index(row["label"])))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise UserError(f"{run.examples}:{number}: not an example of this run ({error})") from None
-    if not rows:
-        raise UserError(f"{run.examples}: holds no example, so nothing can be proven")
-    chosen = np.unique(np.linspace(0, len(rows) - 1, max(count, FEWEST_EXAMPLES)).round().astype(int))
-    texts, pairs, targets = zip(*(rows[index] for index in chosen), strict=True)
-    return Questions(student, list(texts), list(pairs) if student.pairs else None, np.asarray(targets))
-
-
-def compare(answers: Answers, questions: Questions, tolerance: Tolerance) -> dict:
-    """What the manifest says of a file; `reason` is why it must not be shipped, or None."""
-    reference, labels = questions.reference(answers.length), questions.student.labels
-    result = {"examples": len(questions.targets), "reason": None}
-    if answers.logits.shape != reference.shape:
-        return {**result, "reason": f"answers with logits of shape {answers.logits.shape} instead of {reference.shape}"}
-    for who, logits in (("the Keras student itself", reference), ("the file", answers.logits)):
-        if broken := int((~np.isfinite(logits)).any(axis=1).sum()):
-            return {**result, "reason": f"{who} answers NaN or infinity to {broken} of {len(logits)} texts"}
-    result |= _measure(answers.logits, reference, questions.targets)
-    scale = max(1.0, float(np.abs(reference).max()))
+def _compare(answers: Answers, questions: Questions, tolerance: Tolerance) -> dict:
+    result = {"signature": answers.signature, "length": answers.length, "examples": questions.examples, "reason": None}
+    reference, logits = questions.reference(answers.length), np.asarray(answers.logits)
+    if answers.normalized:
+        reference = np.log(np.maximum(probabilities(questions.student.task, reference), SMALLEST))
+    if logits.shape != reference.shape:
+        return {**result, "reason": f"answers with logits of shape {logits.shape} instead of {reference.shape}"}
+    read = _positions(questions, answers.length, reference)
+    for who, values in (("the Keras student itself", reference), ("the file", logits)):
+        if broken := int((~np.isfinite(values) & read).any(axis=tuple(range(1, values.ndim))).sum()):
+            return {**result, "reason": f"{who} answers NaN or infinity to {broken} of {len(values)} texts"}
+    difference = np.abs(logits.astype("float64") - reference)[np.broadcast_to(read, logits.shape)]
+    result |= {"max_abs_difference": float(difference.max()), "mean_abs_difference": float(difference.mean())}
+    scale = max(1.0, float(np.abs(reference[np.broadcast_to(read, logits.shape)]).max()))
     limit = (tolerance.difference or 0.0) * scale
+    measured, other_answers = _measure(logits, reference, questions, answers.length, tolerance, limit)
     reason = (
         (_too_different(result, limit) if tolerance.difference is not None else None)
-        or _too_many_others(answers.logits, reference, questions.targets, tolerance, limit)
-        or _wrong_scores(answers, FLOAT32.difference * scale)
-        or _wrong_labels(answers, labels)
+        or other_answers
+        or _wrong_scores(answers, questions.student.task, FLOAT32.difference * scale)
+        or _wrong_labels(answers, questions.student.labels)
         or _wrong_truncation(answers, questions)
     )
-    return {**result, "reason": reason}
+    timed = {"latency_ms": latency(answers.milliseconds)} if answers.signature else {}
+    return {**result, **measured, **timed, "reason": reason}
 
 
-def _measure(logits: np.ndarray, reference: np.ndarray, targets: np.ndarray) -> dict:
-    difference = np.abs(logits.astype("float64") - reference)
-    ours, theirs = logits[: len(targets)].argmax(axis=1), reference[: len(targets)].argmax(axis=1)
-    return {
-        "max_abs_difference": float(difference.max()),
-        "mean_abs_difference": float(difference.mean()),
-        "agreement": float((ours == theirs).mean()),
-        "metrics": {"accuracy": float((ours == targets).mean())},
-        "student_metrics": {"accuracy": float((theirs == targets).mean())},
-    }
+def _positions(questions: Questions, length: int, reference: np.ndarray) -> np.ndarray:
+    """Which logits count, as a mask that broadcasts over them: those of padding, where there are any, do not."""
+    if reference.ndim == 2:
+        return np.ones((1, 1), bool)
+    return questions.features(length)["padding_mask"].astype(bool)[..., np.newaxis]
 
 
 def _too_different(result: dict, limit: float) -> str | None:
@@ -204,7 +157,26 @@ def _too_different(result: dict, limit: float) -> str | None:
     return f"logits differ by up to {largest:.3g}, allowed are {limit:.3g}" if largest > limit else None
 
 
-def _too_many_others(logits, reference, targets, tolerance: Tolerance, limit: float) -> str | None:
+def _measure(logits, reference, questions: Questions, length: int, tolerance: Tolerance, limit: float) -> tuple[dict, str | None]:
+    """Agreement and metric of the examples, and what is too bad about them, or None."""
+    measure = questions.measure
+    ours, theirs = logits[: questions.examples], reference[: questions.examples]
+    if reference.ndim > 2:
+        mask = questions.features(length)["padding_mask"][: questions.examples].astype(bool)
+        if length < questions.max_length and mask[:, -1].any():  # measured are all positions of all texts, and some were cut
+            return dict.fromkeys(("agreement", "metrics", "student_metrics")), None
+        ours, theirs = ours[mask], theirs[mask]
+    near, every = measure.near(ours, theirs), np.arange(measure.examples)
+    found = {"agreement": near.get("agreement")}
+    for name, outputs in (("metrics", ours), ("student_metrics", theirs)):
+        value = measure.headline_on(outputs)(every)
+        found[name] = None if value is None else {measure.headline: value}
+    if questions.student.task == "classification":
+        return found, _too_many_other_classes(ours, theirs, measure.truth["labels"], tolerance, limit)
+    return found, _too_many_other_answers(ours, theirs, measure, near, tolerance)
+
+
+def _too_many_other_classes(logits, reference, targets: np.ndarray, tolerance: Tolerance, limit: float) -> str | None:
     """Other classes than the student's, and what they cost.
 
     One example is always allowed where any is: of 30 examples a single one is already 3 %. A loss of the metric counts
@@ -212,9 +184,9 @@ def _too_many_others(logits, reference, targets, tolerance: Tolerance, limit: fl
     standard error of their difference is sqrt(lost + gained), and two of it are allowed (McNemar 1947).
     """
     count = len(targets)
-    ours, theirs = logits[:count].argmax(axis=1), reference[:count].argmax(axis=1)
+    ours, theirs = logits.argmax(axis=1), reference.argmax(axis=1)
     # Two classes closer than twice the allowed difference may change places within it.
-    margin = reference[:count].max(axis=1) - reference[np.arange(count), ours]
+    margin = reference.max(axis=1) - reference[np.arange(count), ours]
     other = (ours != theirs) & (margin > 2.0 * limit)
     if other.sum() > _share(tolerance.disagreement, count):
         return f"another class for {other.sum()} of {count} examples, allowed are {_share(tolerance.disagreement, count)}"
@@ -225,20 +197,45 @@ def _too_many_others(logits, reference, targets, tolerance: Tolerance, limit: fl
     return None
 
 
+def _too_many_other_answers(ours, theirs, measure: Measure, near: dict, tolerance: Tolerance) -> str | None:
+    """The same for what is not one class a text: how near the answers are, and a fall of the metric that chance does not explain.
+
+    Where the difference of the logits is limited, it leaves no room for other answers.
+    """
+    if tolerance.difference is not None:
+        return None
+    figure = measure.nearness[0]
+    value, least = near[figure.key], 1.0 - max(tolerance.disagreement, 1.0 / measure.examples)
+    if value is not None and value < least - ROUNDING:
+        return f"{figure.key} with the student's answers is {value:.3f}, allowed is {least:.3f} at least"
+    against = measure.difference(ours, theirs, resamples=RESAMPLES, seed=0)
+    if against is not None and -against["difference"] > tolerance.drop and against["interval"][1] < 0.0:
+        return f"{measure.headline} falls by {-against['difference']:.3f}, allowed are {tolerance.drop:.3f}"
+    return None
+
+
 def _share(share: float, count: int) -> int:
     return max(1, int(share * count)) if share else 0
 
 
-def _wrong_scores(answers: Answers, limit: float) -> str | None:
-    """Probabilities beside the softmax of the file's own logits. A probability moves by less than its logits do."""
-    shifted = np.exp(answers.logits.astype("float64") - answers.logits.max(axis=1, keepdims=True))
-    expected = shifted / shifted.sum(axis=1, keepdims=True)
+def probabilities(task: str, logits: np.ndarray) -> np.ndarray:
+    """What a format that answers with scores makes of logits: softmax of classes, sigmoids of labels, else the answer itself."""
+    logits = logits.astype("float64")
+    if task == "classification":
+        powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        return powers / powers.sum(axis=-1, keepdims=True)
+    return np.exp(-np.logaddexp(0.0, -logits)) if task == "multilabel" else logits
+
+
+def _wrong_scores(answers: Answers, task: str, limit: float) -> str | None:
+    """Scores beside what the file's own logits make. A probability moves by less than its logits do."""
+    expected = probabilities(task, answers.logits)
     for signature, scores in answers.scores.items():
         if scores.shape != expected.shape:
             return f"{signature} answers with scores of shape {scores.shape} instead of {expected.shape}"
         difference = float(np.abs(scores - expected).max())
         if not difference <= limit:  # NaN is not
-            return f"{signature}'s scores are off the softmax of the logits by up to {difference:.3g}, allowed are {limit:.3g}"
+            return f"{signature}'s scores are off those of the logits by up to {difference:.3g}, allowed are {limit:.3g}"
     return None
 
 

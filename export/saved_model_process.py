@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_text  # noqa: F401  registers the tokenizer's operators
 
-from .benchmark import measure
+from .timing import measure
 
 
 def main(folder: str, questions: str, answers: str) -> None:
@@ -22,24 +22,50 @@ def main(folder: str, questions: str, answers: str) -> None:
     tf.config.threading.set_inter_op_parallelism_threads(1)
     asked = pickle.loads(pathlib.Path(questions).read_bytes())
     signatures = tf.saved_model.load(folder).signatures
-    from_text, from_ids = signatures["serving_default"], signatures["from_token_ids"]
+    batches = asked["batches"]
+    if "serving_default" in batches:  # what is asked as text is asked as examples too
+        batches["from_examples"] = [{"examples": _examples(batch)} for batch in batches["serving_default"]]
 
-    def ask(signature, batch: dict) -> dict[str, np.ndarray]:
-        return {name: tensor.numpy() for name, tensor in signature(**{k: tf.constant(v) for k, v in batch.items()}).items()}
+    def ask(signature: str, batch: dict) -> dict[str, np.ndarray]:
+        answer = signatures[signature](**{name: tf.constant(values) for name, values in batch.items()})
+        return {name: tensor.numpy() for name, tensor in answer.items()}
 
-    result = {
-        "from_text": _join([ask(from_text, batch) for batch in asked["texts"]]),
-        "from_ids": _join([ask(from_ids, batch) for batch in asked["ids"]]),
-        "empty": ask(from_text, {name: tf.zeros((0,), tf.string) for name in asked["texts"][0]}),
-        "milliseconds": measure(lambda batch: ask(from_text, batch), asked["timed"]),
-    }
+    result = {signature: _join([ask(signature, batch) for batch in each]) for signature, each in batches.items()}
+    result["empty"] = {signature: ask(signature, _empty(each[0])) for signature, each in batches.items()}
+    signature, singles = asked["timed"]
+    result["milliseconds"] = measure(lambda batch: ask(signature, batch), singles)
     if any(name.partition(".")[0] == "tfkd" and module is not None for name, module in sys.modules.items()):
         raise RuntimeError("the SavedModel was loaded with tfkd's help")
     pathlib.Path(answers).write_bytes(pickle.dumps(result))
 
 
+def _examples(batch: dict[str, list[bytes]]) -> list[bytes]:
+    """Texts by name -> a serialized `tf.Example` a row."""
+    rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+    features = [
+        {name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[text])) for name, text in row.items()} for row in rows
+    ]
+    return [tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString() for feature in features]
+
+
+def _empty(batch: dict) -> dict[str, tf.Tensor]:
+    """The same inputs without a row."""
+    return {name: tf.constant(values)[:0] for name, values in batch.items()}
+
+
 def _join(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    """Batches one behind the other; where positions or words are in the second axis, filled up to the longest batch."""
+    return {name: np.concatenate(_alike([part[name] for part in parts])) for name in parts[0]}
+
+
+def _alike(arrays: list[np.ndarray]) -> list[np.ndarray]:
+    if arrays[0].ndim == 1:
+        return arrays
+    widest, fill = max(array.shape[1] for array in arrays), b"" if arrays[0].dtype == object else 0
+    return [
+        np.pad(array, [(0, 0), (0, widest - array.shape[1]), *[(0, 0)] * (array.ndim - 2)], constant_values=fill)
+        for array in arrays
+    ]
 
 
 if __name__ == "__main__":

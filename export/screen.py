@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-COLUMNS = ("format", "variant", "size", "difference", "agreement", "accuracy", "p50/p95 ms", "passed")  # 80 wide in all
+COLUMNS = ("format", "variant", "size", "difference", "agreement", "metric", "p50/p95 ms", "passed")  # 80 wide in all
 
 
 class Screen:
@@ -52,6 +52,8 @@ class Screen:
         title = f"{entry['format']} {entry['variant']}"
         if entry["passed"]:
             self._line(Text(f"{title}: passed, {entry['path']}, {size(entry['bytes'])}, {entry['seconds']:.1f} s"))
+            if entry["note"]:
+                self._line(Text(f"  {entry['note']}", "yellow"))
         else:
             self._line(Text(f"{title}: FAILED, not kept: {entry['reason']} (see {self.log})", "bold red"))
 
@@ -59,16 +61,55 @@ class Screen:
         if not entries:
             self._line(Text("nothing to export: export.formats is empty"))
             return
-        grid = Table(title=_title(entries), title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
-        for position, name in enumerate(COLUMNS):
-            grid.add_column(name, justify="left" if position < 2 else "right")
+        metric = next((name for entry in entries for name in entry["metrics"] or ()), "metric")
+        grid = _grid(_title(entries), [metric if name == "metric" else name for name in COLUMNS], 2)
         for entry in entries:
             outcome = Text("yes", "green") if entry["passed"] else Text("NO", "bold red")
             grid.add_row(entry["format"], entry["variant"], *_numbers(entry), outcome)
         self.console.print(grid)
 
+    def benchmark(self, result: dict) -> None:
+        """What `benchmark.json` holds, a row an artifact: latencies are p50/p95 of one text, and p50 of 32."""
+        columns = ["artifact", "size", result["metric"]]
+        for count in result["threads"]:
+            threads = f"{count} thread{'s' * (count > 1)}"
+            columns += [f"1 text ms\n{threads}", f"32 texts ms\n{threads}", f"texts/s\n{threads}"]
+        about = f"{result['examples']} test examples, {result['rounds']} rounds, each in a process of its own"
+        grid = _grid(f"benchmark: {about}", [*columns, "peak\nmemory"], 1)
+        for row in result["rows"]:
+            title = " ".join(str(part) for part in (row["format"], row["variant"], row["length"]) if part)
+            timed = [cell for count in result["threads"] for cell in _timed(row["threads"].get(str(count)))]
+            peaks = [each["peak_bytes"] for each in row["threads"].values()]
+            grid.add_row(title, size(row["bytes"]), _metric(row["metrics"]), *timed, size(max(peaks)) if peaks else "-")
+        self.console.print(grid)
+        for row in result["rows"]:
+            if row["reason"]:
+                self._line(Text(f"{row['format']} {row['variant']}: FAILED: {row['reason']} (see {self.log})", "bold red"))
+
     def _line(self, text: Text) -> None:
         self.console.print(text, soft_wrap=True, highlight=False)
+
+
+def _grid(title: str, columns: list[str], left: int) -> Table:
+    """An empty table; its first `left` columns hold words, the others numbers."""
+    grid = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for position, name in enumerate(columns):
+        grid.add_column(name, justify="left" if position < left else "right")
+    return grid
+
+
+def _timed(times: dict | None) -> list[str]:
+    if times is None:
+        return ["-", "-", "-"]
+    one, many = times["batch_1"], times["batch_32"]
+    return [f"{one['p50']:.2f}/{one['p95']:.2f}", f"{many['p50']:.1f}", f"{times['texts_per_second']:,.0f}"]
+
+
+def _metric(metrics: dict | None) -> str:
+    """The one figure of `{name: value}`: shares of right answers as percent."""
+    for name, value in (metrics or {}).items():
+        return f"{value:.1%}" if name.endswith("accuracy") else f"{value:.3f}"
+    return "-"
 
 
 def _title(entries: list[dict]) -> str:
@@ -77,13 +118,13 @@ def _title(entries: list[dict]) -> str:
 
 
 def _numbers(entry: dict) -> list[str]:
-    """Size, largest difference, agreement, accuracy and latency; a dash for what was not reached."""
+    """Size, largest difference, agreement, metric and latency; a dash for what was not reached."""
     latency = entry["latency_ms"]
     return [
         size(entry["bytes"]) if entry["bytes"] is not None else "-",
         f"{entry['max_abs_difference']:.2g}" if entry["max_abs_difference"] is not None else "-",
         f"{entry['agreement']:.1%}" if entry["agreement"] is not None else "-",
-        f"{entry['metrics']['accuracy']:.1%}" if entry["metrics"] else "-",
+        _metric(entry["metrics"]),
         f"{latency['p50']:.2f}/{latency['p95']:.2f}" if latency else "-",
     ]
 

@@ -8,9 +8,10 @@ import warnings
 import numpy as np
 import pytest
 
-from export.benchmark import latency, measure
 from export.parity import FLOAT32, INT8, Answers, compare
 from export.quiet import quiet
+from export.timing import latency, measure
+from tfkd.tasks.classification_metrics import ClassificationMeasure
 
 LABELS = ("a", "b", "c")
 
@@ -25,8 +26,9 @@ def asked(reference, targets=None, truncated=None):
     reference = np.asarray(reference, "float32")
     targets = reference.argmax(axis=1) if targets is None else np.asarray(targets)
     return types.SimpleNamespace(
-        targets=targets,
-        student=types.SimpleNamespace(labels=LABELS),
+        examples=len(targets),
+        measure=ClassificationMeasure({"labels": targets}, list(LABELS)),
+        student=types.SimpleNamespace(labels=LABELS, task="classification"),
         reference=lambda length: reference,
         truncated=lambda: np.zeros(len(reference), bool) if truncated is None else np.asarray(truncated),
     )

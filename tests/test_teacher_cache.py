@@ -184,8 +184,7 @@ def test_batches_refuse_the_answers_to_other_rows(written, tmp_path):
 def test_a_target_that_draws_what_is_read_is_refused(tmp_path, written, teacher, store, monkeypatch):
     def masked(self, store, rows, length, random):
         x = store.gather(rows, length)
-        if random is not None:
-            x["token_ids"][random.random(x["token_ids"].shape) < 0.15] = 4
+        x["token_ids"][random.random(x["token_ids"].shape) < 0.15] = 4
         return x, np.zeros(len(rows), "int32"), np.ones(len(rows), "float32")
 
     monkeypatch.setattr(Class, "batch", masked)
@@ -193,7 +192,7 @@ def test_a_target_that_draws_what_is_read_is_refused(tmp_path, written, teacher,
         Batches(store, 16, BUCKETS, shuffle=True, teacher=written)
     with pytest.raises(UserError, match="draws anew"):
         again(tmp_path / "cache", teacher, store)
-    Batches(store, 16, BUCKETS, teacher=written)
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_tensor_that_was_not_cached_is_named(written):

@@ -1,0 +1,97 @@
+"""`README.md` of a Hugging Face folder: what the model is, where it comes from, how good it is, how to load it."""
+
+import pathlib
+import re
+
+from tfkd import config as configuration
+from tfkd.errors import UserError
+from tfkd.run_dir import read_json
+
+from .inference import Student
+
+SHOWN = 30
+"""Labels named on the page; all of them stand in config.json."""
+
+ROLES = {"teacher": "teacher", "baseline": "this size, trained without the teacher", "student": "**this model**"}
+
+USE = """\
+```python
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(FOLDER)
+model = AutoModelForSequenceClassification.from_pretrained(FOLDER)
+inputs = tokenizer({texts}, truncation=True, return_tensors="pt")
+print(model.config.id2label[model(**inputs).logits.argmax().item()])
+```
+"""
+
+
+def text(student: Student) -> str:
+    """The page. Figures and origin are left out where the student has no run, or the run no report."""
+    config, report = _read(student)
+    encoder, weights = student.model.encoder.config, student.model.count_params()
+    base = _base(config)
+    title = config.name if config is not None else "student"
+    what = "which of these labels a pair of texts has" if student.pairs else "which of these labels a text has"
+    casing = "lower-cased and stripped of accents" if student.tokenizer.lowercase else "taken as they are written"
+    parts = [
+        _front(config),
+        f"# {title}",
+        f"Tells {what}: {_labels(student.labels)}. Distilled with tfkd{f' from {base}' if base else ''}.",
+        f"{encoder['layers']} layers of width {encoder['width']} with {encoder['heads']} heads, {weights:,} parameters, "
+        f"{4 * weights / 1e6:.1f} MB in float32, {student.tokenizer.vocabulary_size:,} word pieces. Texts are {casing} and cut "
+        f"at {student.max_length} pieces.",
+        *([] if report is None else [_figures(report)]),
+        "## Use",
+        USE.replace("{texts}", '"a text", "and another one"' if student.pairs else '"a text"'),
+    ]
+    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def _read(student: Student) -> tuple[configuration.Config | None, dict | None]:
+    """The configuration and the report of the student's run, as far as they are there."""
+    run = student.run
+    if run is None:
+        return None, None
+    config = configuration.load(run.config) if run.config.exists() else None
+    return config, read_json(run.report_json) if run.report_json.exists() else None
+
+
+def _base(config: configuration.Config | None) -> str | None:
+    """What the teacher is, without where it lies on somebody's disk."""
+    if config is None:
+        return None
+    checkpoint = config.teacher.checkpoint
+    if checkpoint is None:
+        return "a teacher trained from scratch"
+    name = checkpoint.partition("://")[2] or pathlib.PurePath(checkpoint).name.strip("${}")
+    return f"`{name}`, fine-tuned on the same data" if config.teacher.finetune is not None else f"`{name}`"
+
+
+def _front(config: configuration.Config | None) -> str:
+    """The block that Hugging Face's pages are sorted by. It links to checkpoints that have a page there."""
+    lines = ["library_name: transformers", "pipeline_tag: text-classification", "tags: [distillation, tfkd]"]
+    checkpoint = "" if config is None else config.teacher.checkpoint or ""
+    if re.fullmatch(r"hf://[\w.-]+(/[\w.-]+)?", checkpoint):
+        lines.append(f"base_model: {checkpoint.removeprefix('hf://')}")
+    return "\n".join(["---", *lines, "---"])
+
+
+def _labels(labels: tuple[str, ...]) -> str:
+    shown = ", ".join(f"`{label.replace('`', chr(39))}`" for label in labels[:SHOWN])
+    return shown + (f" and {len(labels) - SHOWN} more" if len(labels) > SHOWN else "")
+
+
+def _figures(report: dict) -> str:
+    """A table of the models that were measured, the headline and parameters of each."""
+    try:
+        data, metric, models = report["dataset"], report["metric"], report["models"]
+        rows = [(ROLES[m["role"]], m["parameters"], m["metrics"][metric], m.get("interval")) for m in models]
+        head = f"## Figures\n\n{metric} on the {data['measured_on']} split of {data['name']}, {report['examples']:,} examples"
+    except (KeyError, TypeError) as error:
+        raise UserError(f"report.json: not a report of this version ({error}); repeat it: python -m tfkd.report RUN") from None
+    lines = [f"{head}; in brackets the 95 % interval.", "", f"| | {metric} | parameters |", "|---|---|---|"]
+    for who, parameters, value, interval in rows:
+        between = f" ({interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
+        lines.append(f"| {who} | {value:.4f}{between} | {parameters:,} |")
+    return "\n".join(lines)

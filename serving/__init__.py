@@ -1,0 +1,1 @@
+"""`python -m serving RUN`: an exported student as a versioned TF Serving model base; `serving.client` asks it."""
