@@ -35,7 +35,7 @@ def record(run: RunDir) -> dict:
             "rows": found["examples"],
             "models": {
                 model["role"]: {
-                    "accuracy": model["metrics"]["accuracy"],
+                    found["metric"]: model["metrics"][found["metric"]],
                     "interval": model["interval"],
                     "parameters": model["parameters"],
                 }

@@ -62,7 +62,11 @@ def made(student, folder):
     return artifacts.make(student, questions_for(student), "huggingface", "float32", folder, folder / "log.txt")
 
 
-@pytest.mark.parametrize("family, make", STUDENTS.values(), ids=STUDENTS)
+QUICK = ("bert of pairs", "bert with sinusoids", "distilbert")
+ALL = [pytest.param(*STUDENTS[name], id=name, marks=() if name in QUICK else pytest.mark.slow) for name in STUDENTS]
+
+
+@pytest.mark.parametrize("family, make", ALL)
 def test_student_can_be_a_teacher_here(family, make, tmp_path):
     student = make_student(**make)
     entry = made(student, tmp_path)

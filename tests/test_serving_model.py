@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -25,41 +24,15 @@ from serving import warmup
 from serving.__main__ import main as serving_main
 from serving.client import Client
 from serving.errors import NotFound, ServingError, Unavailable
-from tfkd import config, run_dir
-from tfkd.models.encoder import TransformerEncoder
-from tfkd.models.with_head import TransformerWithHead
-from tfkd.tasks.classification import ClassificationHead
+from tests.tiny_run import LABELS, LENGTH, PIECES, build_run
+from tfkd import run_dir
 
 TESTS = pathlib.Path(__file__).parent
-WORDS = ["red", "green", "blue", "cat", "dog", "bird", "runs", "sleeps", "sings"]
-PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *"abcdefghijklmnopqrstuvwxyz"]
-LABELS = ["colours", "animals", "verbs of é"]
-LENGTH = 12
 HARD = ["red cat", "", b"caf\xe9 \xff", "dog " * 10_000, "red " * 10, "red " * 11, "\N{FOX FACE} \u202e é"]
 """Texts that must be answered."""
 
 COUNTS = [2, 0, 1, 10_000, 10, 11, 2]
 """Their pieces: a word that is none is [UNK], and bytes that are not UTF-8 are dropped."""
-
-
-def tiny_run(path: pathlib.Path, pairs: bool = False) -> run_dir.RunDir:
-    """A finished run with an untrained student, whose weights are large enough for its answers to differ."""
-    keras.utils.set_random_seed(3)
-    run = run_dir.RunDir(path)
-    path.mkdir(parents=True)
-    encoder = TransformerEncoder(len(PIECES), max_positions=16, segments=2 if pairs else 0, layers=1, width=16, heads=2)
-    student = TransformerWithHead(encoder, ClassificationHead(len(LABELS), "first"))
-    generator = np.random.default_rng(3)
-    student.set_weights([w + generator.normal(0, 0.4, w.shape).astype(w.dtype) for w in student.get_weights()])
-    student.save(run.student)
-    run.vocabulary.write_text("".join(piece + "\n" for piece in PIECES), encoding="utf-8")
-    run.labels.write_text("".join(label + "\n" for label in LABELS), encoding="utf-8")
-    run.tokenizer.write_text(json.dumps({"lowercase": True, "max_length": LENGTH, "pairs": pairs}))
-    rows = [{"row": row, "text": " ".join(generator.choice(WORDS, 5)), "label": LABELS[row % 3]} for row in range(20)]
-    run.examples.write_text("".join(json.dumps(row | ({"text_pair": "a dog"} if pairs else {})) + "\n" for row in rows))
-    tree = {"data": {"builtin": "docstrings", "max_length": LENGTH}, "student": {"dimensions": {}}}
-    run.config.write_text(config.dump(config.parse({**tree, "teacher": {"dimensions": {}, "train": {}}})))
-    return run
 
 
 def example(**texts: str | bytes) -> bytes:
@@ -76,7 +49,7 @@ def asked(signature, **columns) -> dict[str, np.ndarray]:
 def written(request, tmp_path_factory):
     """A student, its SavedModel's signatures, and the folder."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    student = inference.load(tiny_run(folder, request.param))
+    student = inference.load(build_run(folder, request.param))
     saved_model.write_float32(student, folder / "saved_model")
     return student, tf.saved_model.load(str(folder / "saved_model")).signatures, folder / "saved_model"
 
@@ -179,13 +152,13 @@ def test_warm_up_requests_are_answered(written, tmp_path):
 def test_examples_that_are_read_wrong_are_refused(tmp_path, fault, monkeypatch, capsys):
     real = saved_model._from_examples
 
-    def wrong(student, from_text):
+    def wrong(names, from_text):
         if fault == "swapped texts":
-            return real(student, lambda text, text_pair: from_text(text=text_pair, text_pair=text))
-        return real(student, lambda **texts: from_text(**texts) | {"truncated": tf.zeros_like(texts["text"] == "", tf.bool)})
+            return real(names, lambda text, text_pair: from_text(text=text_pair, text_pair=text))
+        return real(names, lambda **texts: from_text(**texts) | {"truncated": tf.zeros_like(texts["text"] == "", tf.bool)})
 
     monkeypatch.setattr(saved_model, "_from_examples", wrong)
-    run = tiny_run(tmp_path / "run", pairs=True)
+    run = build_run(tmp_path / "run", pairs=True)
     assert export_main([str(run), "--format", "saved_model"]) == 1
     (entry,) = json.loads(run.manifest.read_text())
     assert "from_examples" in entry["reason"]
@@ -250,7 +223,7 @@ def say(*arguments) -> None:
 def served(tmp_path_factory):
     """A server with one model, `first`, of a run that went through the whole export; and the run."""
     folder = tmp_path_factory.mktemp("served")
-    run = tiny_run(folder / "first")
+    run = build_run(folder / "first")
     with contextlib.redirect_stdout(io.StringIO()):
         assert export_main([str(run), "--format", "saved_model"]) == 0
     say(run, "--base", folder / "models")

@@ -74,8 +74,12 @@ def make_target(data: configs.Data, kind: str, labels: list[str] | None = None, 
     return target(labels=labels, **options, **{key: column for key, column in columns.items() if column is not None})
 
 
-def open_source(data: configs.Data, kind: str, display) -> sources.Source:
-    """The examples that a `data` section names, with what a person must be told of them."""
+def open_source(data: configs.Data, kind: str, display, labels: list[str] | None = None) -> sources.Source:
+    """The examples that a `data` section names, with what a person must be told of them.
+
+    Arguments:
+        labels: names of the outputs where they are known already.
+    """
     files = None
     if data.files is not None:
         given = {split: path for split, path in data.files.model_dump().items() if path is not None}
@@ -89,7 +93,7 @@ def open_source(data: configs.Data, kind: str, display) -> sources.Source:
             download=data.download,
             files=files,
             splits=splits or None,
-            target=make_target(data, kind),
+            target=make_target(data, kind, labels),
             validation_fraction=data.validation_fraction,
             limit=data.limit,
             cache_dir=cache_root(),
@@ -109,10 +113,22 @@ def prepare(source: sources.Source, tokenizer, data: configs.Data, seed: int, di
     return Data(source, stores, buckets, preparation.prepared_key(source, tokenizer, data.max_length), seed)
 
 
-def open_stage(stage: configs.Stage, kind: str, tokenizer, seed: int, display) -> Data:
-    """A stage's own data; they are plain texts where it names no label."""
-    source = open_source(stage.data, "none" if stage.data.columns.label is None else kind, display)
-    return prepare(source, tokenizer, stage.data, seed, display)
+def open_stage(stage: configs.Stage, data: Data, kind: str, tokenizer, display) -> Data:
+    """What a stage is trained on: the run's data, or its own; those are plain texts where it names no label.
+
+    Raises:
+        UserError: they have other labels than the run's, which the outputs of the models stand for.
+    """
+    if stage.data is None:
+        return data
+    kind = "none" if stage.data.columns.label is None else kind
+    own = stage.data.labels is not None or stage.data.builtin is not None
+    labels = data.source.labels
+    source = open_source(stage.data, kind, display, None if own else labels)
+    if TARGETS[kind].named and source.labels != labels:
+        theirs, ours = ", ".join(source.labels), ", ".join(labels)
+        raise UserError(f"stage {stage.name}: its data have the labels [{theirs}], the run has [{ours}]")
+    return prepare(source, tokenizer, stage.data, data.seed, display)
 
 
 def open_checkpoint(config: Config, task) -> checkpoints.Checkpoint | None:

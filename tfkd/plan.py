@@ -4,7 +4,7 @@ import rich.box
 import rich.table
 from rich.text import Text
 
-from tfkd.config import Changing, Config, Stage, Training
+from tfkd.config import OBJECTIVE_OPTIONS, Changing, Config, Stage, Training
 from tfkd.evaluate import parameters
 from tfkd.run_dir import RunDir
 from tfkd.student import choose_layers
@@ -86,7 +86,8 @@ def _stage(stage: Stage, objectives: list, data, stages: int) -> list[tuple[str,
 def _objective(objective) -> str:
     weight = _value(objective.weight)
     text = ("" if weight == "1" else f"{weight} x ") + objective.name.replace("_", " ")
-    if (temperature := getattr(objective, "temperature", None)) is not None:
+    if "temperature" in OBJECTIVE_OPTIONS[type(objective).default_name]:
+        temperature = objective.temperature
         text += f" at temperature {_value(temperature)}"
     if layers := getattr(objective, "layers", None):
         text += f" of layers {', '.join(f'{student} < {teacher}' for student, teacher in layers)}"

@@ -116,7 +116,7 @@ def train(config: Config, run: RunDir, display: Display, resume: bool) -> int:
         if resume and after.exists():
             student.load_weights(after)
         else:
-            texts = data if stage.data is None else build.open_stage(stage, kind.target, tokenizer, config.seed, display)
+            texts = build.open_stage(stage, data, kind.target, tokenizer, display)
             keras.utils.set_random_seed(config.seed + number)
             if number:
                 reseed(student, config.seed + number)  # the same draws whether the stage before ran just now or was read

@@ -71,10 +71,10 @@ class Batches:
         self.buckets = np.asarray(buckets)
         self.bucket_of = np.searchsorted(self.buckets, np.minimum(store.lengths, self.buckets[-1]))
         self.steps = -(-len(store) // batch_size)
-        if teacher is not None and not np.array_equal(teacher.lengths, store.lengths):
-            raise ValueError(f"{teacher.path} holds a teacher's answers for other rows than those of {store.path}")
-        if teacher is not None and shuffle:
+        if teacher is not None:
             check_fixed(store)
+            if not np.array_equal(teacher.lengths, store.lengths):
+                raise ValueError(f"{teacher.path} holds a teacher's answers for other rows than those of {store.path}")
 
     def with_teacher(self, teacher: TeacherCache) -> "Batches":
         """The same batches with what a teacher said of their rows."""
