@@ -166,9 +166,10 @@ def test_models_nested_in_nested_ones_and_sequences_are_opened():
 # ---------------------------------------------------------------- as Keras runs them
 
 
-def test_dropout_acts_in_training_alone_and_draws_what_the_model_would():
+@pytest.mark.parametrize("built_with", [{}, {"training": False}])  # Keras lets the caller's word go over the graph's
+def test_dropout_acts_in_training_alone_and_draws_what_the_model_would(built_with):
     inside = backbone(rate=0.5)
-    model, x = classifier(inside), batch()
+    model, x = classifier(inside, **built_with), batch()
     np.testing.assert_array_equal(inner_tensors(model, x, ["logits"], training=False)["logits"], model(x, training=False))
     states = [variable for variable in model.variables if "seed" in variable.path]
     start = [variable.numpy() for variable in states]
@@ -285,6 +286,10 @@ def test_probabilities_become_logits_again(activation):
             logits, expected = logits - logits.max(-1, keepdims=True), expected - expected.max(-1, keepdims=True)
         np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(inner_tensors(plain, x, ["logits"])["logits"], plain(x))
+    as_said = LiveTeacher(model, activation="linear")(x)["logits"]
+    np.testing.assert_array_equal(as_said, model(x))
+    with pytest.raises(ValueError, match="activation = 'tanh': must be one of linear, softmax, sigmoid"):
+        LiveTeacher(model, activation="tanh")
 
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])

@@ -68,6 +68,7 @@ def test_a_saved_model_teaches_its_logits(tmp_path):
     found = open_saved_model(saved(tmp_path / "teacher", one))
     assert sorted(found.takes) == ["padding_mask", "token_ids"]
     assert found.max_length is None and found.layers is None
+    assert sum(int(tf.size(variable)) for variable in found.variables) == one.count_params()
     teacher = LiveTeacher(found)
     assert teacher.shapes(["logits"]) == {"logits": (None, C)}
     more = x | {"segment_ids": np.ones_like(x["token_ids"])}  # not the signature's, so left out
@@ -413,3 +414,12 @@ def test_texts_that_a_foreign_model_is_too_short_for_are_refused():
     assert foreign_teacher(short, None, max_length=L).max_length == L
     with pytest.raises(UserError, match=f"data.max_length = {L + 1} is above the {L} word pieces that short takes"):
         foreign_teacher(short, None, max_length=L + 1)
+
+
+def test_a_sigmoid_is_undone_for_classes_and_left_for_values():
+    ids = keras.Input((None,), dtype="int32", name="token_ids")
+    one, x = keras.Model(ids, layers.Dense(1, activation="sigmoid")(layers.Embedding(V, D)(ids)[:, 0]), name="one"), batch()
+    value = one(x["token_ids"]).numpy()
+    np.testing.assert_array_equal(foreign_teacher(one, None)(x)["logits"], value)
+    logit = foreign_teacher(one, ["only"], {"0": "only"})(x)["logits"]
+    np.testing.assert_allclose(logit, np.log(value / (1 - value)), atol=1e-5)

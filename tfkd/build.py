@@ -70,6 +70,10 @@ def make_target(data: configs.Data, kind: str, labels: list[str] | None = None, 
     options = {} if data.label_separator is None else {"separator": data.label_separator}
     if options and kind != "classes":
         raise UserError(f"data.label_separator = {data.label_separator}: goes with task: multilabel")
+    if data.stride is not None:
+        if kind != "span":
+            raise UserError(f"data.stride = {data.stride}: goes with task: question_answering")
+        options["stride"] = data.stride
     labels = labels if labels and target.named else data.labels
     return target(labels=labels, **options, **{key: column for key, column in columns.items() if column is not None})
 
@@ -191,7 +195,7 @@ def make_student(config: Config, teacher, vocabulary_size: int, task):
 def from_dimensions(dimensions: Dimensions, config: Config, classes: int, vocabulary_size: int, task, name: str):
     """A model of the given size with random weights."""
     given = dimensions.model_dump(exclude={"pooling"})
-    segments = 2 if config.data.columns.text_pair is not None else 0
+    segments = 2 if make_target(config.data, task.target).pairs else 0
     encoder = TransformerEncoder(
         vocabulary_size, **given, max_positions=config.data.max_length, segments=segments, name="encoder"
     )

@@ -75,6 +75,16 @@ class Columns(Section):
     """Column with the second text, for tasks on pairs."""
     label: str | None = "label"
     """Column with the label: a name, or a whole number that indexes `data.labels`. null: there is none."""
+    words: str = "tokens"
+    """Tagging: column with the list of words."""
+    tags: str = "tags"
+    """Tagging: column with the list of their tags."""
+    question: str = "question"
+    """Question answering: column with the question."""
+    context: str = "context"
+    """Question answering: column with the text that holds the answer."""
+    answers: str = "answers"
+    """Question answering: column with the answers' texts and where they start: `{"text": [...], "answer_start": [...]}`."""
 
 
 class Splits(Section):
@@ -115,6 +125,8 @@ class Data(Section):
     """Lengths that batches are padded to, rising, the last one `max_length`; default: chosen from the data."""
     vocabulary_size: Annotated[int, Field(ge=64)] = 8000
     """Word pieces to learn where the teacher is trained here; a checkpoint brings its own vocabulary."""
+    stride: Positive | None = None
+    """Question answering: word pieces from one window on a long context to the next; default: a third of `max_length`."""
     label_separator: str | None = None
     """What stands between the labels of one cell, where a text may have several."""
     lowercase: bool = True
@@ -426,7 +438,8 @@ class Config(Section):
         dimensions = self.teacher.dimensions
         if dimensions is not None and self.student.layers is not None:
             _check_layers(self.student.layers, dimensions.layers)
-        least = 3 if self.data.columns.text_pair is None else 5  # special pieces, and one of each text
+        pairs = self.data.columns.text_pair is not None or self.task == "question_answering"
+        least = 5 if pairs else 3  # special pieces, and one of each text
         if self.export.length is not None and not least <= self.export.length <= self.data.max_length:
             limits = f"must be from {least} to data.max_length = {self.data.max_length}"
             raise ValueError(f"export.length = {self.export.length}: {limits}")

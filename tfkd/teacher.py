@@ -25,14 +25,23 @@ class LiveTeacher:
             `teacher.token_ids`; its positions are then not the student's.
         names: our name of an inner tensor -> the model's, such as `{"hidden.3": "bert_backbone/transformer_layer_3"}`.
         order: for each class of the data, the model's class that means it (see `align_labels`); default: the same.
+        activation: what a Keras model's output has been through, `linear`, `softmax` or `sigmoid`; the last two are undone.
+            Default: what the last layer of a functional model says, else `linear`.
 
     Raises:
         ValueError: the model has no tensor of a name in `names`.
     """
 
-    def __init__(self, model, prefix: str = "", names: dict[str, str] | None = None, order: list[int] | None = None):
+    def __init__(
+        self,
+        model,
+        prefix: str = "",
+        names: dict[str, str] | None = None,
+        order: list[int] | None = None,
+        activation: str | None = None,
+    ):
         self.model, self.prefix, self.order = model, prefix, order
-        self.view = view(model, names)
+        self.view = view(model, names, activation)
         self.same_positions = not prefix
 
     @property
@@ -190,6 +199,7 @@ def foreign_teacher(
     names: dict[str, str] | None = None,
     per_position: bool = False,
     max_length: int = 0,
+    activation: str | None = None,
 ) -> LiveTeacher:
     """A teacher of a model that does not name its classes: they are `0`, `1`, ... and `label_map` says what each means.
 
@@ -199,13 +209,14 @@ def foreign_teacher(
         prefix, names: as `LiveTeacher`.
         per_position: whether the task asks for logits at every position, (B, T, C), not (B, C).
         max_length: longest text that it will be asked about, in word pieces.
+        activation: as `LiveTeacher`; where there are no classes, `linear`: the number is what the model says.
 
     Raises:
         UserError: the model has another number of classes or another shape or takes shorter texts, the labels disagree (see
             `align_labels`), or it has no tensor of a name in `names`.
     """
     try:
-        teacher = LiveTeacher(model, prefix, names)
+        teacher = LiveTeacher(model, prefix, names, activation=activation or ("linear" if labels is None else None))
         shape = teacher.shapes(("logits",))["logits"]
     except ValueError as error:
         raise UserError(f"teacher.inner: {error}") from None

@@ -96,6 +96,11 @@ class SavedModelLogits:
         """Our names of the inputs that the signature takes."""
         return [meaning(self.renamed.get(name, name)) for name in self.specs]
 
+    @property
+    def variables(self) -> list:
+        """The variables that the signature reads."""
+        return list(self.function.variables)
+
     def shapes(self, names) -> dict:
         """Name -> shape; None where the signature does not say."""
         self._check(names)

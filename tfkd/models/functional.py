@@ -42,16 +42,17 @@ class FunctionalInner:
     Arguments:
         model: functional, or a built `Sequential`.
         mapping: our name -> path, such as `{"hidden.3": "bert_backbone/transformer_layer_3"}`.
+        activation: what the logits have been through, `linear`, `softmax` or `sigmoid`; default: what their layer says.
 
     Raises:
         ValueError: the model is not functional, or has no tensor of a path in `mapping`.
     """
 
-    def __init__(self, model: keras.Model, mapping: dict[str, str] | None = None):
+    def __init__(self, model: keras.Model, mapping: dict[str, str] | None = None, activation: str | None = None):
         graph = graph_of(model)
         if graph is None:
             raise ValueError(f"{model.name} is a {type(model).__name__}, not a functional model: its layers cannot be named")
-        self.name = model.name
+        self.name, self.activation = model.name, activation
         self.root = _Level(graph)
         self.lengths = {symbol.name: fixed_length(symbol.name, symbol.shape) for symbol in graph.inputs}
         self.limits = [length for length in self.lengths.values() if length]
@@ -102,7 +103,7 @@ class FunctionalInner:
             rows = [name for name in names if name.partition(".")[0] in ROWS_OF_POSITIONS and len(answer[name].shape) > 2]
             answer |= {name: answer[name][:, :positions] for name in rows}
         if "logits" in answer:
-            answer["logits"] = to_logits(answer["logits"], _activation(*found["logits"]))
+            answer["logits"] = to_logits(answer["logits"], self.activation or _activation(*found["logits"]))
         return answer
 
     def _collect(self, level, layer, prefix):

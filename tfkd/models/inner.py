@@ -2,7 +2,7 @@
 
 import keras
 
-from tfkd.models.foreign import to_logits
+from tfkd.models.foreign import ACTIVATIONS, to_logits
 from tfkd.models.functional import FunctionalInner, graph_of
 
 POSITIONS = ("embeddings", "hidden", "attention", "query", "key", "value")
@@ -40,14 +40,18 @@ def over_positions(name: str, shape: tuple | None) -> bool:
     return name.partition(".")[0] in POSITIONS or (shape is not None and len(shape) > 2)
 
 
-def view(model, mapping: dict[str, str] | None = None):
+def view(model, mapping: dict[str, str] | None = None, activation: str | None = None):
     """What answers for a model: an object with `inner(inputs, names, training)` and `shapes(names)`; nothing is run yet.
 
     Its `takes` lists our names of the model's inputs, `layers` is how many layers `hidden.i` counts, `max_length` the longest
-    text in word pieces; None where it cannot say.
+    text in word pieces; None where it cannot say. `activation` is what the logits of a Keras model have been through,
+    `linear`, `softmax` or `sigmoid`; default: what its last layer says.
     """
+    if activation not in (None, *ACTIVATIONS):
+        raise ValueError(f"activation = {activation!r}: must be one of {', '.join(ACTIVATIONS)}")
     if not hasattr(model, "inner"):
-        return _Opaque(model, mapping) if graph_of(model) is None else FunctionalInner(model, mapping)
+        kind = _Opaque if graph_of(model) is None else FunctionalInner
+        return kind(model, mapping, activation)
     found = model if hasattr(model, "shapes") else _Ours(model)
     if not mapping:
         return found
@@ -112,13 +116,13 @@ class _Opaque:
 
     takes = layers = max_length = None
 
-    def __init__(self, model, mapping):
-        self.model = model
+    def __init__(self, model, mapping, activation):
+        self.model, self.activation = model, activation or "linear"
         self._check(mapping or ())
 
     def inner(self, inputs, names, training=None):
         self._check(names)
-        return {"logits": to_logits(self.model(inputs, training=training), "linear")} if names else {}
+        return {"logits": to_logits(self.model(inputs, training=training), self.activation)} if names else {}
 
     def shapes(self, names):
         self._check(names)
