@@ -63,7 +63,8 @@ def benchmark(run: RunDir, config: configuration.Config, rounds: int) -> dict:
             from .questions import load_questions
 
             student = inference.load(run, task=config.task)
-            questions = load_questions(run, student, config.export.examples)
+            asked = max((entry["examples"] or 0 for entry in read_json(run.manifest)), default=0)
+            questions = load_questions(run, student, asked)  # those that the files' metrics are of
             rows = subjects(run, questions)
         if not rows:
             raise UserError(f"{run.manifest}: holds no file that passed; export the run again: python -m export {run}")

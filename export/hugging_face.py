@@ -44,8 +44,10 @@ def write_float32(student: Student, path: pathlib.Path) -> None:
     save_file(_tensors(student, family), path / ONE_FILE, metadata={"format": "pt"})
     student.tokenizer.write(path / "vocab.txt")
     tokenizer_json.write(student, path / tokenizer_json.FILE, special=True)
-    special = {f"{piece.strip('[]').lower()}_token": piece for piece in SPECIAL if piece in set(student.tokenizer.pieces)}
-    write_json(path / "special_tokens_map.json", special)
+    there = set(student.tokenizer.pieces)
+    # A piece that is not said to be absent is given an id of its own, past the last embedding.
+    special = {f"{piece.strip('[]').lower()}_token": piece if piece in there else None for piece in SPECIAL}
+    write_json(path / "special_tokens_map.json", {name: piece for name, piece in special.items() if piece})
     write_json(path / "tokenizer_config.json", _tokenizer_config(student, family) | special)
     write_text(path / "README.md", model_card.text(student))
 

@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 from onnx import TensorProto
 
 from tfkd.layers.embedding_head import EmbeddingHead
@@ -15,15 +14,17 @@ if TYPE_CHECKING:
 
 
 def pooled(writer: "Writer", hidden: str) -> tuple[str, list]:
-    """`ClassificationHead` and `RegressionHead`, whose mean and deviation go into the weights."""
+    """`ClassificationHead`, and `RegressionHead`, whose units may be anything: they are put on in float32."""
     head = writer.head
     vector = hidden if head.first_only else writer.mean(hidden)
     if head.hidden is not None:
         vector = writer.activation(writer.layer(vector, head.hidden_dense, "head.hidden"), head.hidden)
-    kernel, bias = np.asarray(head.output_dense.kernel), np.asarray(head.output_dense.bias)
+    logits = writer.layer(vector, head.output_dense, "head.output")
     if type(head) is RegressionHead:
-        kernel, bias = kernel * head.deviation, bias * head.deviation + head.mean
-    return writer.dense(vector, kernel, bias, "head.output"), ["batch", head.classes]
+        mean, deviation = (writer.graph.weight(f"head.{name}", getattr(head, name), "float32") for name in ("mean", "deviation"))
+        scores = writer.graph.node("Cast", logits, to=TensorProto.FLOAT)
+        logits = writer.graph.node("Add", writer.graph.node("Mul", scores, deviation), mean)
+    return logits, ["batch", head.classes]
 
 
 def positions(writer: "Writer", hidden: str) -> tuple[str, list]:

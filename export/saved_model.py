@@ -29,7 +29,7 @@ def write_float32(student: Student, path: pathlib.Path) -> None:
         classification `label` (B,) string, `scores` (B, C) float32 probabilities, `truncated` (B,) bool.
     from_examples: `examples` (B,) string, serialized `tf.Example`s with a feature `text` (and `text_pair`) -> the same.
     from_token_ids: `token_ids`, `padding_mask` (and `segment_ids`) (B, T) int32 -> `logits`, which is whatever the head
-        answers, and where they are probabilities in disguise `scores`.
+        answers, and of classes and labels their probabilities, `scores`.
 
     B may be 0. A masked language model, which has no answer to a text, has the last one alone.
     """
@@ -38,8 +38,8 @@ def write_float32(student: Student, path: pathlib.Path) -> None:
     signatures = {IDS: tf.function(_from_token_ids(student), input_signature=[student.specs(None, None)])}
     if student.task in text_answers.ANSWERS:
         names = text_answers.text_names(student)
-        # One function for both kinds of texts: each trace holds the whole vocabulary.
         answer_text = text_answers.ANSWERS[student.task](student)
+        # One function for both kinds of texts, so that their answers cannot come apart.
         servable.from_text = tf.function(answer_text, input_signature=[tf.TensorSpec((None,), tf.string, name) for name in names])
         examples = [tf.TensorSpec((None,), tf.string, "examples")]
         signatures[TEXT] = servable.from_text

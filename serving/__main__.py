@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
             done += f"; deleted: version {', '.join(map(str, gone))}" if gone else ""
         screen.show(models, name, done)
     except ModuleNotFoundError as error:
-        print(f"error: {error.name} is not installed: pip install tensorflow-serving-api", file=sys.stderr)
+        print(f"error: {error.name} is not installed: pip install tfkd[serving]", file=sys.stderr)
         return 2
     except (UserError, OSError) as error:  # OSError: a folder that cannot be written, a full disk
         print(f"error: {error}", file=sys.stderr)

@@ -77,7 +77,7 @@ class Client:
             else:
                 from .over_grpc import Grpc as Transport
         except ModuleNotFoundError as error:
-            raise UserError(f"{error.name} is not installed: pip install tensorflow-serving-api, or speak REST") from None
+            raise UserError(f"{error.name} is not installed: pip install tfkd[serving], or speak REST") from None
         self.name, self.deadline, self.tries = name, deadline, tries
         host = f"[{host}]" if ":" in host else host  # IPv6
         self._server = Transport(f"{host}:{port or PORTS['rest' if rest else 'grpc']}", name, version)
@@ -143,7 +143,8 @@ class Client:
         found = self._try(self._server.signatures)
         return {
             name: {
-                side: {key: _spelled(info) for key, info in definition.get(side, {}).items()} for side in ("inputs", "outputs")
+                side: {key: _spelled(info) for key, info in sorted(definition.get(side, {}).items())}
+                for side in ("inputs", "outputs")
             }
             for name, definition in sorted(found.items())
             if definition.get("inputs")

@@ -45,7 +45,7 @@ def load() -> types.SimpleNamespace:
                     for name in [name for name in sys.modules if name.partition(".")[0] == "tensorflow"]:
                         del sys.modules[name]
     except ModuleNotFoundError as error:
-        raise UserError(f"{error.name} is not installed: pip install tensorflow-serving-api") from None
+        raise UserError(f"{error.name} is not installed: pip install tfkd[serving]") from None
     return types.SimpleNamespace(**modules)
 
 

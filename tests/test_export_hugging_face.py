@@ -108,6 +108,16 @@ def test_folder_holds_what_transformers_looks_for(tmp_path):
     assert not tensors["bert.embeddings.token_type_embeddings.weight"].any()
 
 
+def test_vocabulary_without_a_mask_says_so(tmp_path):
+    student = make_student()
+    pieces = [piece for piece in PIECES if piece != "[MASK]"]
+    hugging_face.write_float32(dataclasses.replace(student, tokenizer=Tokenizer(pieces)), tmp_path / "huggingface")
+    names = ("tokenizer_config.json", "special_tokens_map.json")
+    settings, special = (json.loads((tmp_path / "huggingface" / name).read_text()) for name in names)
+    # Left out, transformers gives [MASK] the id after the last one, which has no embedding.
+    assert settings["mask_token"] is None and settings["pad_token"] == "[PAD]" and "mask_token" not in special
+
+
 @pytest.mark.parametrize(
     "make, why",
     (

@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 import tokenizers
 
-from export import inference, onnx, onnx_graph, parity, questions, tokenizer_json
+from export import artifacts, inference, manifest, onnx, onnx_graph, parity, questions, tokenizer_json
 from tfkd.data.tokenizer import Tokenizer
 from tfkd.errors import UserError
 from tfkd.layers.embedding_head import EmbeddingHead
@@ -23,6 +23,7 @@ from tfkd.layers.language_model_head import LanguageModelHead
 from tfkd.layers.token_head import SpanHead, TokenHead
 from tfkd.models.encoder import TransformerEncoder
 from tfkd.models.with_head import TransformerWithHead
+from tfkd.run_dir import RunDir
 
 SENTENCES = pathlib.Path(__file__).parent.joinpath("data", "sentences.txt").read_text(encoding="utf-8").splitlines()
 CHARACTERS = sorted({character for line in SENTENCES for character in line.lower() if not character.isspace()})
@@ -168,6 +169,13 @@ def test_empty_batch_is_answered(tmp_path):
         assert got.shape == ((0, CLASSES) if name != "tags" else (0, 5, 4))
 
 
+def test_units_beyond_half_precision_survive_it(tmp_path):
+    student = make_student(RegressionHead(mean=5e5, deviation=2e5, hidden="tanh"), layers=1)
+    onnx.write_float16(student, tmp_path / "half.onnx")
+    batch = batch_for(student, 6, 12)
+    np.testing.assert_allclose(asked(tmp_path / "half.onnx", batch), keras_logits(student, batch), rtol=0, atol=0.01 * 2e5)
+
+
 class OtherHead(ClassificationHead):
     """One that `onnx_graph` has never heard of."""
 
@@ -241,7 +249,9 @@ def test_int8_keeps_every_matrix_in_seven_bits_with_a_scale_a_channel(calibrated
     assert weights["embedding.token_table_quantized"].dtype.itemsize == 1
     assert weights["block_0.expand.kernel_scale"].shape == (64,)
     assert weights["block_1.attention.key.kernel"].dtype == np.float32  # (H, d, D): has no scale a channel
-    assert session_of(tmp_path / "student.onnx").get_outputs()[0].name == "logits"
+    graph = onnx_library.load(tmp_path / "student.onnx").graph
+    dense = {node.output[0] for node in graph.node if node.op_type in ("Gemm", "MatMul")}
+    assert not [node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] in dense]
 
 
 def test_int8_answers_like_float(calibrated, tmp_path):
@@ -343,6 +353,65 @@ def test_files_are_asked_in_batches_of_uneven_lengths_and_pass(calibrated, tmp_p
         result = parity.compare(onnx.answer(tmp_path / variant.file, asked_for), asked_for, tolerance)
         assert result["reason"] is None, variant.name
     assert (tmp_path / "tokenizer.json").exists()
+
+
+def change_tensor(name, change):
+    def edit(model):
+        tensor = next(each for each in model.graph.initializer if each.name == name)
+        tensor.CopyFrom(onnx_library.numpy_helper.from_array(change(onnx_library.numpy_helper.to_array(tensor)), name))
+
+    return edit
+
+
+def swap_inputs(model):
+    other = {"token_ids": "padding_mask", "padding_mask": "token_ids"}
+    for node in model.graph.node:
+        node.input[:] = [other.get(name, name) for name in node.input]
+
+
+def reverse_labels(model):
+    next(each for each in model.metadata_props if each.key == "labels").value = '["c", "b", "a"]'
+
+
+FAULTS = {
+    "flipped weights": (change_tensor("block_0.contract.kernel", np.negative), "logits differ"),
+    "nan": (change_tensor("head.output.bias", lambda bias: bias * np.float32("nan")), "NaN"),
+    "one channel off": (change_tensor("head.output.kernel", lambda kernel: kernel * np.float32([1, 1, 1.01])), "logits differ"),
+    "swapped inputs": (swap_inputs, ""),
+    "label order": (reverse_labels, "the file's labels is"),
+    "no mask": (change_tensor("number_-10000.0", np.zeros_like), "logits differ"),
+}
+
+
+@pytest.mark.parametrize("edit, reason", FAULTS.values(), ids=FAULTS)
+def test_wrong_file_is_refused_and_leaves_nothing_under_its_name(edit, reason, tmp_path, monkeypatch):
+    def write(student, path):
+        onnx.write_float32(student, path)
+        model = onnx_library.load(path)
+        edit(model)
+        onnx_library.save(model, path)
+
+    student = make_student(layers=1)
+    monkeypatch.setattr(onnx, "VARIANTS", (dataclasses.replace(onnx.VARIANTS[0], write=write),))
+    entry = artifacts.make(student, questions_for(student, SENTENCES[:12]), "onnx", "float32", tmp_path, tmp_path / "log.txt")
+    assert not entry["passed"] and reason in entry["reason"] and "\n" not in entry["reason"]
+    assert not list(tmp_path.glob("*.onnx"))
+
+
+def test_tokenizer_goes_with_the_last_onnx_file(tmp_path):
+    run = RunDir(tmp_path)
+    run.exports.mkdir()
+    run.student.write_bytes(b"a student")
+    entry = {"format": "onnx", "variant": "float32", "passed": True, "reason": None}
+    book = manifest.Manifest(run, artifacts.FILES)
+    for name in ("student.float32.onnx", "tokenizer.json"):
+        (run.exports / name).write_bytes(b"of this student")
+    book.add(entry)
+    manifest.Manifest(run, artifacts.FILES)
+    assert (run.exports / "tokenizer.json").exists()
+    run.student.write_bytes(b"another student")
+    manifest.Manifest(run, artifacts.FILES)
+    assert not list(run.exports.glob("*.onnx")) and not (run.exports / "tokenizer.json").exists()
 
 
 def test_answers_of_every_position_are_widened_with_zeros():

@@ -340,12 +340,16 @@ def test_every_variant_passes_and_the_integer_one_is_integer(tmp_path):
     run = build_run(tmp_path / "run", layers=2, width=64, examples=300)
     student = inference.load(run, LENGTHS)
     questions, entries = load_questions(run, student, 500), {}
+    # Answers of an untrained student hang by a thread: three classes taken at random would agree on a third.
+    tolerance = {"int8_dynamic": {"disagreement": 0.1}, "int8": {"disagreement": 0.1}, "int4_dynamic": {"disagreement": 0.4}}
+    tolerance = {variant: each | {"drop": 0.2} for variant, each in tolerance.items()}
     for variant in formats.FORMATS["tflite"]:
-        entries[variant] = artifacts.make(student, questions, "tflite", variant, tmp_path, tmp_path / "log.txt")
+        entries[variant] = artifacts.make(student, questions, "tflite", variant, tmp_path, tmp_path / "log.txt", tolerance)
         assert entries[variant]["passed"], entries[variant]["reason"]
     sizes = {variant: (tmp_path / f"student.{variant}.tflite").stat().st_size for variant in entries}
     assert sizes["int4_dynamic"] < sizes["int8_dynamic"] < sizes["float16"] < sizes["float32"]
-    assert 0 < entries["float16"]["max_abs_difference"] < entries["int8_dynamic"]["max_abs_difference"]
+    differences = [entries[variant]["mean_abs_difference"] for variant in ("float32", "float16", "int8_dynamic", "int4_dynamic")]
+    assert differences == sorted(differences) and differences[1] > 100 * differences[0]
     model = parsed(tmp_path / "student.int8.tflite")
     names = {number: name for name, number in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
     for graph in model.subgraphs:

@@ -548,6 +548,20 @@ def test_deploying_imports_neither_tensorflow_nor_keras_nor_tfkd(run, base):
     assert done.stdout.splitlines()[-1] == "0"
 
 
+@pytest.mark.parametrize("program", ("serving.__main__", "serving.client"))
+def test_without_tf_servings_messages_the_package_to_install_is_named(run, base, program):
+    arguments = [str(run), "--base", str(base)] if program == "serving.__main__" else ["a text", "--name", "first"]
+    code = (
+        "import importlib, sys\n"
+        "sys.modules['tensorflow_serving'] = None\n"
+        f"sys.exit(importlib.import_module({program!r}).main({arguments}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert line.startswith("error: tensorflow_serving") and "pip install tfkd[serving]" in line
+
+
 @pytest.mark.slow
 def test_tensorflow_imported_after_the_messages_shares_them(run, base):
     serve(run, "--base", base)

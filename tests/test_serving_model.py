@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
-from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
 from export import inference, saved_model
@@ -120,15 +119,6 @@ def test_what_is_no_example_is_an_error_and_the_next_request_is_answered(written
         signatures["from_examples"](examples=tf.constant([bad]))
     good = example(text="red", text_pair="cat")
     assert asked(signatures["from_examples"], examples=tf.constant([good]))["label"].shape == (1,)
-
-
-def test_the_vocabulary_is_in_the_file_once(written):
-    # Two signatures take texts. Were each traced for itself and tokenized twice, 30,000 pieces would be there four times. Of a
-    # pair each text is tokenized twice.
-    student, _, folder = written
-    (graph,) = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes()).meta_graphs
-    nodes = [node for function in graph.graph_def.library.function for node in function.node_def]
-    assert len([node for node in nodes if "FastWordpieceTokenize" in node.op]) == (4 if student.pairs else 1)
 
 
 def test_warm_up_requests_are_answered(written, tmp_path):
