@@ -478,7 +478,7 @@ def test_folder_that_cannot_be_written_is_one_line_and_2(run, capsys):
 
 @pytest.mark.slow
 def test_student_of_real_size_passes_everywhere_in_time(tmp_path):
-    run = build_run(tmp_path / "real", layers=4, width=256, heads=4, examples=300)
+    run = build_run(tmp_path / "real", layers=4, width=256, heads=4, examples=300, steps=60)
     done = subprocess.run([sys.executable, "-m", "export", run.path], cwd=CHECKOUT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert sum(entry["seconds"] for entry in read_manifest(run).values()) < 120

@@ -337,14 +337,11 @@ def test_bare_name_stands_for_what_needs_nothing_else():
 @pytest.mark.slow
 def test_every_variant_passes_and_the_integer_one_is_integer(tmp_path):
     pytest.importorskip("ai_edge_quantizer", exc_type=ImportError)
-    run = build_run(tmp_path / "run", layers=2, width=64, examples=300)
+    run = build_run(tmp_path / "run", layers=2, width=64, examples=300, steps=150)
     student = inference.load(run, LENGTHS)
     questions, entries = load_questions(run, student, 500), {}
-    # Answers of an untrained student hang by a thread: three classes taken at random would agree on a third.
-    tolerance = {"int8_dynamic": {"disagreement": 0.1}, "int8": {"disagreement": 0.1}, "int4_dynamic": {"disagreement": 0.4}}
-    tolerance = {variant: each | {"drop": 0.2} for variant, each in tolerance.items()}
     for variant in formats.FORMATS["tflite"]:
-        entries[variant] = artifacts.make(student, questions, "tflite", variant, tmp_path, tmp_path / "log.txt", tolerance)
+        entries[variant] = artifacts.make(student, questions, "tflite", variant, tmp_path, tmp_path / "log.txt")
         assert entries[variant]["passed"], entries[variant]["reason"]
     sizes = {variant: (tmp_path / f"student.{variant}.tflite").stat().st_size for variant in entries}
     assert sizes["int4_dynamic"] < sizes["int8_dynamic"] < sizes["float16"] < sizes["float32"]

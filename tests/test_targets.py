@@ -210,6 +210,25 @@ def test_the_table_knows_every_kind_by_its_name():
 ALL = [Class(labels=["a", "b"]), Number(), Classes(labels=["a"]), Unlabelled()]
 
 
+def test_no_array_of_a_batch_is_handed_out_twice(tmp_path, tokenizer):
+    """TensorFlow takes a generator's arrays without a copy and may write into them: a second reader would read what it left."""
+    rows = labelled("a", "b", "a", "b")
+    source = opened(tmp_path, Class(), rows)
+    store = write_store(tmp_path / "store", source.examples("train"), tokenizer, 8, source.target)
+    plan = Batches(store, 2, [8])
+
+    def arrays():
+        return [
+            array
+            for part in plan._batch(np.array([0, 1]), 8, (0, 0, 1))
+            for array in (part.values() if isinstance(part, dict) else [part])
+        ]
+
+    first, second, columns = arrays(), arrays(), [store.column("label"), store.row("token_ids", 0)]
+    for array in first:
+        assert array.flags.writeable and not any(np.shares_memory(array, other) for other in (*second, *columns))
+
+
 @pytest.mark.parametrize("target", ALL, ids=lambda target: target.kind)
 def test_an_empty_split_has_the_columns_of_a_full_one(tmp_path, tokenizer, target):
     store = write_store(tmp_path / "store", iter(()), tokenizer, 8, target)

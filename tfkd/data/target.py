@@ -155,6 +155,8 @@ class Target:
             x: `token_ids`, `padding_mask` (and `segment_ids`), (B, T) int32.
             y: (B, *y_shape) of `y_dtype`.
             sample_weight: (B, *weight_shape) float32.
+
+        All are arrays made for this call: TensorFlow takes them over without a copy and may write into them.
         """
         y = store.column("label")[np.maximum(rows, 0)].astype(self.y_dtype)
         real = rows >= 0
