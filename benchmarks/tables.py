@@ -3,9 +3,14 @@
 import itertools
 import json
 import pathlib
+import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
-BEGIN, END = "<!-- results: python benchmarks/tables.py -->", "<!-- end of results -->"
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import proof  # noqa: E402 a program of the checkout, run from anywhere
+
+BEGIN, END = "<!-- {}: python benchmarks/tables.py -->", "<!-- end of {} -->"
 ROLES = ("teacher", "baseline", "student")
 
 
@@ -40,18 +45,23 @@ def details(entries: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def written(text: str, table: str) -> str:
-    """`text` with the part between the two marks replaced."""
-    head, _, rest = text.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    return f"{head}{BEGIN}\n{table}\n{END}{tail}"
+def written(text: str, name: str, table: str) -> str:
+    """`text` with the part between the two marks of that name replaced."""
+    begin, end = BEGIN.format(name), END.format(name)
+    head, _, rest = text.partition(begin)
+    _, _, tail = rest.partition(end)
+    return f"{head}{begin}\n{table}\n{end}{tail}"
 
 
 def pages() -> dict[pathlib.Path, str]:
     """What each page should say now."""
-    entries = json.loads((ROOT / "configs" / "results.json").read_text(encoding="utf-8"))
-    tables = {ROOT / "README.md": summary(entries), ROOT / "configs" / "README.md": details(entries)}
-    return {path: written(path.read_text(encoding="utf-8"), table) for path, table in tables.items()}
+    readme, measured = ROOT / "README.md", ROOT / "configs" / "README.md"
+    entries, runs = (json.loads((ROOT / "configs" / name).read_text(encoding="utf-8")) for name in ("results.json", "proof.json"))
+    texts = {path: path.read_text(encoding="utf-8") for path in (readme, measured)}
+    texts[readme] = written(texts[readme], "results", summary(entries))
+    texts[measured] = written(texts[measured], "results", details(entries))
+    texts[measured] = written(texts[measured], "proof", proof.table(runs))
+    return texts
 
 
 if __name__ == "__main__":

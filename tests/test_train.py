@@ -184,6 +184,7 @@ def test_evaluate_gives_the_reported_numbers_again_and_takes_another_file(finish
 def program(*arguments, cwd, **options):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "tfkd.train", *map(str, arguments)]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # under nohup children inherit that it is ignored
     return subprocess.Popen(
         command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
     )

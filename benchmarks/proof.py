@@ -1,0 +1,119 @@
+"""What distillation is worth: data sets x students x recipes x seeds, `python benchmarks/proof.py [--data clinc150 ...]`.
+
+Every run is a configuration of `configs/` with a few fields changed, so that each can be repeated alone: `--dry-run` prints the
+commands. Finished runs are in `configs/proof.json` and are not repeated; `python benchmarks/tables.py` writes the tables.
+"""
+
+import argparse
+import itertools
+import pathlib
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tfkd.run_dir import RunDir, read_json, write_json  # noqa: E402 a program of the checkout, run from anywhere
+
+RESULTS = ROOT / "configs" / "proof.json"
+DATA = ("sst2", "clinc150", "stsb", "wnut17", "squad")
+STUDENTS = {
+    "half": (),
+    # From nothing: more epochs at a higher rate, for the student alone as for the distilled one.
+    "small": (
+        "student={dimensions: {layers: 2, width: 192, heads: 12, pooling: mean}}",
+        "train.epochs=8",
+        "train.learning_rate=5e-4",
+    ),
+}
+RECIPES = {"response": ("distill.objectives=null",), "best": ("baseline=false",)}
+"""The student alone is trained beside `response`: the recipe makes no difference to it."""
+
+
+def overrides(student: str, recipe: str, seed: int) -> list[str]:
+    """The fields in which a run differs from its configuration."""
+    return [*STUDENTS[student], *RECIPES[recipe], f"seed={seed}", "export.formats=[]"]
+
+
+def command(data: str, student: str, recipe: str, seed: int) -> list[str]:
+    parts = [part for item in overrides(student, recipe, seed) for part in ("--set", item)]
+    return ["python", "-m", "tfkd.train", f"configs/{data}.yaml", *parts]
+
+
+def entry(run: RunDir, data: str, student: str, recipe: str, seed: int) -> dict:
+    """What is kept of a finished run."""
+    report = read_json(run.report_json)
+    kept = ("role", "parameters", "interval")
+    models = {model["role"]: {key: model[key] for key in kept[1:]} for model in report["models"]}
+    for model in report["models"]:
+        models[model["role"]]["value"] = model["metrics"][report["metric"]]
+    return {
+        **{"data": data, "student": student, "recipe": recipe, "seed": seed},
+        **{"metric": report["metric"], "examples": report["examples"], "models": models},
+        "minutes": round(sum(report["seconds"].values()) / 60, 1),
+    }
+
+
+def table(entries: list[dict]) -> str:
+    """Means over seeds, a row for each data set and student; `kept` is the better recipe's share of the teacher's figure."""
+    lines = ["| data | measured by | student | size | teacher | alone (baseline) | response only | the recipe | kept |"]
+    lines.append("|---|---|---|---|---|---|---|---|---|")
+    for (data, student), group in itertools.groupby(entries, key=lambda e: (e["data"], e["student"])):
+        runs = list(group)
+        response, best = ([run for run in runs if run["recipe"] == recipe] for recipe in ("response", "best"))
+        columns = {
+            "teacher": [run["models"]["teacher"]["value"] for run in runs],
+            "baseline": [run["models"]["baseline"]["value"] for run in response],
+            "response": [run["models"]["student"]["value"] for run in response],
+            "best": [run["models"]["student"]["value"] for run in best],
+        }
+        cells = [_cell(values) for values in columns.values()]
+        most = max((statistics.mean(columns[name]) for name in ("response", "best") if columns[name]), default=None)
+        kept = "" if most is None else f"{100 * most / statistics.mean(columns['teacher']):.1f} %"
+        size = f"{runs[0]['models']['student']['parameters'] / 1e6:.1f} M"
+        name = f"| `{data}` | {runs[0]['metric']}, {runs[0]['examples']:,}"
+        lines.append(f"{name} | {student} | {size} | {' | '.join(cells)} | {kept} |")
+    return "\n".join(lines)
+
+
+def _cell(values: list[float]) -> str:
+    """`mean (lowest to highest, seeds)` in percent."""
+    if not values:
+        return ""
+    spread = f" ({100 * min(values):.2f} to {100 * max(values):.2f}, {len(values)} seeds)" if len(set(values)) > 1 else ""
+    return f"{100 * statistics.mean(values):.2f}{spread}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", nargs="+", default=list(DATA), choices=DATA)
+    parser.add_argument("--student", nargs="+", default=list(STUDENTS), choices=STUDENTS)
+    parser.add_argument("--recipe", nargs="+", default=list(RECIPES), choices=RECIPES)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as data.data_dir=FOLDER")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands of what is still to be run")
+    options = parser.parse_args()
+    for place in itertools.product(options.seeds, options.data, options.student, options.recipe):
+        seed, data, student, recipe = place
+        entries = read_json(RESULTS) if RESULTS.exists() else []
+        key = {"data": data, "student": student, "recipe": recipe, "seed": seed}
+        if any(all(old[name] == value for name, value in key.items()) for old in entries):
+            continue
+        parts = [*command(data, student, recipe, seed), *(part for item in options.set for part in ("--set", item))]
+        print(shlex.join(parts), flush=True)
+        if options.dry_run:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            run = RunDir(pathlib.Path(folder) / "run")
+            subprocess.run([sys.executable, *parts[1:], "--output", str(run)], cwd=ROOT, check=True)
+            entries.append(entry(run, **key))
+        order = {name: place for place, name in enumerate((*DATA, *STUDENTS, *RECIPES))}
+        entries.sort(key=lambda e: (order[e["data"]], order[e["student"]], order[e["recipe"]], e["seed"]))
+        write_json(RESULTS, entries)
+
+
+if __name__ == "__main__":
+    main()
