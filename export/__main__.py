@@ -8,6 +8,7 @@ from tfkd import config as configuration
 from tfkd.errors import UserError
 from tfkd.run_dir import RunDir
 
+from . import demo
 from . import formats as table
 
 
@@ -28,7 +29,17 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         help=f"only these of {', '.join(table.FORMATS)}, or a variant as in tflite:int8; default: export.formats of the run's "
         f"configuration. Written only where named: {', '.join(sorted(table.ON_REQUEST))}",
     )
-    return parser.parse_args(arguments)
+    parser.add_argument(
+        "--demo",
+        action="store_true",
+        help="writes RUN/export/demo too, a static page that classifies what is typed into it, and the mediapipe files that it "
+        f"is made of; without --format nothing else. npm fetches {demo.PACKAGE}",
+    )
+    parser.add_argument("--demo-package", metavar="PATH", help="a folder or tarball of that package, in place of npm")
+    options = parser.parse_args(arguments)
+    if options.demo_package and not options.demo:
+        parser.error("--demo-package is of use with --demo alone")
+    return options
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,22 +50,29 @@ def main(arguments: list[str] | None = None) -> int:
         run.require(run.config, run.student, run.vocabulary, run.labels, run.tokenizer, run.examples)
         config = configuration.load(run.config)
         settings = config.export.model_dump(exclude_none=True)
-        table.check_names(settings.get("tolerance", {}), "export.tolerance")
-        entries = export(run, settings, config.task, options.formats or settings["formats"])
-    except (UserError, OSError) as error:  # OSError: a folder that cannot be written, a full disk
+        formats, library = options.formats or settings["formats"], None
+        if options.demo:
+            demo.check(run, config.task)
+            formats, library = [*(options.formats or ()), "mediapipe"], demo.library(options.demo_package)
+        entries = export(run, settings, config.task, formats, library)
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a folder that cannot be written, a full disk
+        print(f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
     return 0 if all(entry["passed"] for entry in entries) else 1
 
 
-def export(run: RunDir, settings: dict, task: str, formats: list[str]) -> list[dict]:
+def export(run: RunDir, settings: dict, task: str, formats: list[str], library: dict[str, bytes] | None = None) -> list[dict]:
     """Makes and proves every file that `formats` ask for, showing progress. Returns their manifest entries.
 
     Arguments:
-        settings: the section `export` of the run's configuration: `examples`, and `lengths` and `tolerance` where they are set.
+        settings: the section `export` of the run's configuration: `examples`, `tolerance`, and `lengths` where they are set.
         task: name of what the student was trained for.
+        library: MediaPipe's files, where a demo is to be written.
     """
     from .quiet import quiet
     from .screen import Screen
@@ -67,8 +85,7 @@ def export(run: RunDir, settings: dict, task: str, formats: list[str]) -> list[d
             from . import artifacts, inference, manifest
             from .questions import load_questions
 
-            lengths = settings.get("lengths") or ([settings["length"]] if "length" in settings else None)
-            student = inference.load(run, lengths, task)
+            student = inference.load(run, settings.get("lengths"), task)
             questions = load_questions(run, student, settings["examples"])
         written = manifest.Manifest(run, artifacts.FILES)
         screen.removed(written.removed)
@@ -81,6 +98,8 @@ def export(run: RunDir, settings: dict, task: str, formats: list[str]) -> list[d
             screen.done(entries[-1])
         written.write()
         screen.table(entries)
+        if library is not None:
+            screen.demo(demo.write(run, entries, library))
     return entries
 
 

@@ -11,7 +11,7 @@ from tfkd.run_dir import remove, whole
 
 from .formats import FORMATS, module
 from .inference import Student
-from .parity import Tolerance, compare
+from .parity import Tolerance, compare, loss
 from .questions import Questions
 from .quiet import quiet
 from .timing import latency
@@ -50,12 +50,18 @@ def make(
     try:
         with quiet(log), whole(folder / chosen.file) as beside:
             try:
-                chosen.write(student, beside)
-                answers = maker.answer(beside, questions)
+                source = student if chosen.made_of is None else chosen.made_of(student)
+                asked = questions if source is student else questions.of(source)
+                chosen.write(source, beside)
+                answers = maker.answer(beside, asked)
             except Exception:  # converters and runtimes raise anything
                 traceback.print_exc(file=sys.stderr)
                 raise
-            entry |= compare(answers, questions, held_to(chosen.tolerance, format, variant, tolerance or {}))
+            allowed = held_to(chosen.tolerance, format, variant, tolerance or {})
+            entry |= compare(answers, asked, allowed)
+            if source is not student:
+                entry |= {"compared_with": student.run.quantized.name}
+                entry |= {} if entry["reason"] else loss(answers, questions, allowed)
             longest = max(answers, key=lambda each: each.length) if isinstance(answers, list) else answers
             entry |= {"latency_ms": latency(longest.milliseconds), "latency_request": longest.request, "note": longest.note}
             if entry["reason"]:

@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 import pathlib
-import pickle
 import platform
 import statistics
 import subprocess
@@ -15,6 +14,7 @@ from tfkd import config as configuration
 from tfkd.errors import UserError
 from tfkd.run_dir import RunDir, read_json, sha256, size, write_json
 
+from . import plain
 from .benchmark_process import RUNNERS
 
 BATCH, BATCHES = 32, 8
@@ -26,7 +26,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m export.benchmark",
         description="Times every artifact of RUN in processes of its own, fed with token ids of the run's test examples, and "
-        "writes RUN/export/benchmark.json and a picture beside it. The machine should have nothing else to do.",
+        "writes RUN/export/benchmark.json, a picture beside it, and both into RUN/report.html. The machine should have nothing "
+        "else to do.",
         epilog="exit codes: 0 done, 1 an artifact could not be timed, 2 a mistake in what was given",
     )
     parser.add_argument("run", metavar="RUN", help="folder of an exported run, such as runs/NAME")
@@ -76,13 +77,23 @@ def benchmark(run: RunDir, config: configuration.Config, rounds: int) -> dict:
                 time_once(row, count, questions, log)
         result = {
             **{"metric": questions.measure.headline, "examples": questions.examples, "rounds": rounds, "threads": threads},
-            **{"machine": platform.machine(), "student_sha256": sha256(run.student)},
+            **{"machine": f"{platform.machine()}, {threads[-1]} cores", "student_sha256": sha256(run.student)},
             "rows": [settled(row) for row in rows],
         }
         write_json(run.exports / "benchmark.json", result)
         benchmark_plot.draw(result, run.exports / "benchmark")
         screen.benchmark(result)
+        if run.report_json.exists():
+            screen.reported(run.report_html, report(run))
     return result
+
+
+def report(run: RunDir) -> str | None:
+    """Has `tfkd.report` write the run's page anew, with the benchmark in it. Returns None, or why it could not."""
+    command = [sys.executable, "-m", "tfkd.report", os.path.abspath(run.path)]
+    checkout = pathlib.Path(__file__).parents[1]
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, errors="replace", check=False)
+    return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1] if done.returncode else None
 
 
 def subjects(run: RunDir, questions) -> list[dict]:
@@ -121,7 +132,7 @@ def time_once(row: dict, threads: int, questions, log: pathlib.Path) -> None:
     task |= {"threads": threads, "singles": singles, "batches": batches}
     with tempfile.TemporaryDirectory() as folder:
         asked, answer = pathlib.Path(folder, "task"), pathlib.Path(folder, "answer")
-        asked.write_bytes(pickle.dumps(task | {"path": os.path.abspath(row["path"])}))
+        plain.write(asked, task | {"path": os.path.abspath(row["path"])})
         command = [sys.executable, "-m", f"{__package__}.benchmark_process", asked, answer]
         checkout = pathlib.Path(__file__).parents[1]
         done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, errors="replace", check=False)

@@ -32,6 +32,7 @@ def draw(result: dict, path: pathlib.Path) -> None:
     for axes, title in ((left, "MB on disk"), (right, "ms a text: p50, batch 1, one thread")):
         axes.set_xlabel(title)
         axes.grid(alpha=0.3, zorder=0)
+        axes.spines[["top", "right"]].set_visible(False)
         if rows:
             axes.set_xscale("log")
             axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
@@ -43,8 +44,9 @@ def draw(result: dict, path: pathlib.Path) -> None:
     if rows:
         figure.legend(*right.get_legend_handles_labels(), loc="outside right center", fontsize=8, frameon=False)
     try:
-        for suffix in ("svg", "png"):
-            figure.savefig(path.with_suffix(f".{suffix}"), dpi=150, metadata={"Date": None} if suffix == "svg" else None)
+        with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "tfkd"}):  # words stay words, in the page's font
+            figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+        figure.savefig(path.with_suffix(".png"), dpi=150)
     finally:
         pyplot.close(figure)
 

@@ -1,13 +1,12 @@
-"""Times one artifact in a process of its own: `python -m export.benchmark_process TASK ANSWER`, two JSON and pickle files.
+"""Times one artifact in a process of its own: `python -m export.benchmark_process TASK ANSWER`, two files.
 
-Nothing but the artifact's own runtime is loaded, so that the memory seen is what a user of the file pays. TASK is a pickle of
-`{"format", "path", "signature", "threads", "singles", "batches"}` written by `export.benchmark`; ANSWER is JSON.
+Nothing but the artifact's own runtime is loaded, so that the memory seen is what a user of the file pays. TASK, a file of
+`export.plain`, is `{"format", "path", "signature", "threads", "singles", "batches"}`; ANSWER is JSON.
 """
 
 import json
 import os
 import pathlib
-import pickle
 import re
 import resource
 import sys
@@ -15,6 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from . import plain
 from .timing import latency, measure
 
 Call = Callable[[dict[str, np.ndarray]], object]
@@ -57,13 +57,12 @@ def saved_model(path: str, threads: int, signature: str) -> Call:
 
 def keras_model(path: str, threads: int, signature: str | None) -> Call:
     """The teacher, as TensorFlow runs it."""
-    import keras
     import tensorflow as tf
 
-    from .inference import float32
+    from .inference import float32, read_model
 
     _limit(tf, threads)
-    model = float32(keras.models.load_model(path, compile=False))
+    model = float32(read_model(pathlib.Path(path)))
     function = tf.function(lambda batch: model(batch, training=False), reduce_retracing=True)
     return lambda batch: function({name: tf.constant(values) for name, values in batch.items()})
 
@@ -110,5 +109,5 @@ def _peak() -> int:
 
 if __name__ == "__main__":
     os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    task = pickle.loads(pathlib.Path(sys.argv[1]).read_bytes())
+    task = plain.read(pathlib.Path(sys.argv[1]))
     pathlib.Path(sys.argv[2]).write_text(json.dumps(time_artifact(**task)))

@@ -5,21 +5,18 @@ A new format is a module `export/NAME.py` with `VARIANTS` and `answer`, and a li
 
 import importlib
 import types
-from collections.abc import Iterable
-
-from tfkd.errors import UserError
 
 FORMATS = {
     "saved_model": ("float32",),
-    "tflite": ("float32", "float16", "int8_dynamic", "int8", "int4_dynamic"),
+    "tflite": ("float32", "float16", "int8_dynamic", "int8", "int8_qat", "int4_dynamic"),
     "mediapipe": ("float32", "int8_dynamic"),
     "onnx": ("float32", "float16", "int8_dynamic", "int8"),
     "huggingface": ("float32",),
 }
 """Variants of every format, in the order of the manifest."""
 
-ON_REQUEST = {"tflite:int8", "tflite:int4_dynamic", "onnx:int8"}
-"""What a format's bare name leaves out: they need calibration texts or another library, and cost accuracy."""
+ON_REQUEST = {"tflite:int8", "tflite:int8_qat", "tflite:int4_dynamic", "onnx:int8"}
+"""What a format's bare name leaves out: they need calibration texts, a training or another library, and cost accuracy."""
 
 MODULES = {"huggingface": "hugging_face"}
 """Module of a format whose module is not called as the format is."""
@@ -48,11 +45,3 @@ def chosen(names: list[str]) -> list[tuple[str, str]]:
         if name == f"{format}:{variant}" or (name == format and f"{format}:{variant}" not in ON_REQUEST)
     }
     return [(format, variant) for format, variants in FORMATS.items() for variant in variants if (format, variant) in wanted]
-
-
-def check_names(names: Iterable[str], field: str) -> None:
-    """Raises `UserError` for a name that is neither a variant (`int8`) nor one of a format (`tflite:int8`)."""
-    known = {name for variants in FORMATS.values() for name in variants} | set(choices()) - set(FORMATS)
-    for name in names:
-        if name not in known:
-            raise UserError(f"{field}.{name}: no such variant; there are {', '.join(sorted(known))}")

@@ -12,7 +12,8 @@ import tensorflow as tf
 import tfkd.layers.head
 import tfkd.layers.token_head
 import tfkd.models.encoder
-import tfkd.models.with_head  # noqa: F401  these four register what student.keras is made of
+import tfkd.models.quantized
+import tfkd.models.with_head  # noqa: F401  these five register what models of a run are made of
 from tfkd.data.tokenizer import Tokenizer
 from tfkd.errors import UserError
 from tfkd.run_dir import RunDir, read_json
@@ -118,7 +119,7 @@ def load(run: RunDir, lengths: list[int] | None = None, task: str = "classificat
     except (KeyError, TypeError, ValueError):
         shown = json.dumps(settings)[:80]
         raise UserError(f"{run.tokenizer}: must hold lowercase, max_length and pairs, not {shown}") from None
-    model = float32(_read(run))
+    model = float32(read_model(run.student))
     try:
         labels = tuple(run.labels.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
     except UnicodeDecodeError as error:
@@ -137,7 +138,7 @@ def load(run: RunDir, lengths: list[int] | None = None, task: str = "classificat
         pieces = f"{tokenizer.vocabulary_size:,} pieces"
         raise UserError(f"{run.vocabulary}: {pieces} for the {rows:,} embeddings of {run.student.name}")
     lengths = tuple(sorted(set(lengths or [max_length])))
-    return Student(model, tokenizer, labels, pairs, max_length, lengths, task, run.path / "calibration.jsonl", run=run)
+    return Student(model, tokenizer, labels, pairs, max_length, lengths, task, run.calibration, run=run)
 
 
 def float32(model: keras.Model) -> keras.Model:
@@ -160,9 +161,10 @@ def _in_float32(config):
     return [_in_float32(value) for value in config] if isinstance(config, list) else config
 
 
-def _read(run: RunDir) -> keras.Model:
+def read_model(path: pathlib.Path) -> keras.Model:
+    """A model that a run holds. Raises `UserError` where the file is none."""
     try:
-        return keras.models.load_model(run.student, compile=False, safe_mode=True)
+        return keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # a damaged archive surfaces as anything: zip, HDF5, JSON, Keras
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{run.student}: cannot be read as a Keras model ({reason})") from error
+        raise UserError(f"{path}: cannot be read as a Keras model ({reason})") from error

@@ -8,11 +8,21 @@ from tfkd.run_dir import RunDir, remove, sha256, size, write_json
 from .formats import BESIDE
 
 ORDER = ("format", "variant", "path", "bytes", "sha256", "metrics", "student_metrics", "agreement", "max_abs_difference")
-ORDER += ("mean_abs_difference", "examples", "signatures", "latency_ms", "latency_request", "note", "student_sha256", "seconds")
-ORDER += ("passed", "reason")
+ORDER += (
+    "mean_abs_difference",
+    "examples",
+    "signatures",
+    "latency_ms",
+    "latency_request",
+    "note",
+    "student_sha256",
+    "compared_with",
+    "compared_sha256",
+)
+ORDER += ("seconds", "passed", "reason")
 
-BENCHMARK = ("benchmark.json", "benchmark.svg", "benchmark.png")
-"""What `python -m export.benchmark` writes beside the files."""
+DERIVED = {"benchmark.json": ("benchmark.json", "benchmark.svg", "benchmark.png"), "demo/about.json": ("demo",)}
+"""File that names the SHA-256 of a student -> what `python -m export.benchmark` and `--demo` made of that student."""
 
 
 class Manifest:
@@ -37,9 +47,14 @@ class Manifest:
         self.removed = self._sweep()
 
     def _still_true(self, entry: dict, path: pathlib.Path) -> bool:
-        if entry.get("student_sha256") != self.student:
+        if entry.get("student_sha256") != self.student or entry.get("compared_sha256") != self._compared(entry):
             return False
         return path.exists() and sha256(path) == entry.get("sha256") if entry.get("passed") else not path.exists()
+
+    def _compared(self, entry: dict) -> str | None:
+        """Of the model that a file is made of and compared with, where it is not the student; None without one."""
+        other = entry.get("compared_with") == self.run.quantized.name and self.run.quantized.exists()
+        return sha256(self.run.quantized) if other else None
 
     def _sweep(self) -> list[str]:
         removed = []
@@ -52,16 +67,17 @@ class Manifest:
             if not any(entry["format"] == format and entry["passed"] for entry in self.entries.values()):
                 for name in names:
                     remove(self.run.exports / name)
-        if _student_of(self.run.exports / BENCHMARK[0]) != self.student:
-            for name in BENCHMARK:
-                remove(self.run.exports / name)
+        for about, names in DERIVED.items():
+            if _student_of(self.run.exports / about) != self.student:
+                for name in names:
+                    remove(self.run.exports / name)
         return removed
 
     def add(self, entry: dict) -> dict:
         """Completes an entry from the file it speaks of, and writes the manifest. Returns the entry."""
         key = (entry["format"], entry["variant"])
         path = self.run.exports / self.files[key]
-        entry = dict.fromkeys(ORDER) | entry | {"student_sha256": self.student}
+        entry = dict.fromkeys(ORDER) | entry | {"student_sha256": self.student, "compared_sha256": self._compared(entry)}
         if entry["passed"]:
             entry |= {"path": path.name, "bytes": size(path), "sha256": sha256(path)}
         self.entries[key] = entry
@@ -82,7 +98,7 @@ def _read(path: pathlib.Path) -> list[dict]:
 
 
 def _student_of(path: pathlib.Path) -> str | None:
-    """The student that a benchmark speaks of; None where it is missing or damaged."""
+    """The student that a file speaks of; None where it is missing or damaged."""
     try:
         return json.loads(path.read_bytes()).get("student_sha256")
     except (OSError, ValueError, AttributeError):

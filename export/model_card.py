@@ -1,5 +1,6 @@
 """`README.md` of a Hugging Face folder: what the model is, where it comes from, how good it is, how to load it."""
 
+import html
 import pathlib
 import re
 
@@ -61,11 +62,16 @@ def _base(config: configuration.Config | None) -> str | None:
     """What the teacher is, without where it lies on somebody's disk."""
     if config is None:
         return None
-    checkpoint = config.teacher.checkpoint
-    if checkpoint is None:
+    return " and ".join(_teacher(given) for given in config.teacher.models)
+
+
+def _teacher(given: configuration.TeacherModel) -> str:
+    source = given.checkpoint or given.keras_file or given.saved_model
+    if source is None:
         return "a teacher trained from scratch"
-    name = checkpoint.partition("://")[2] or pathlib.PurePath(checkpoint).name.strip("${}")
-    return f"`{name}`, fine-tuned on the same data" if config.teacher.finetune is not None else f"`{name}`"
+    name = source.partition("://")[2] or pathlib.PurePath(source).name.strip("${}")
+    name = "".join(c for c in name if c.isprintable() and c != "`")  # it stands in a code span
+    return f"`{name}`, fine-tuned on the same data" if given.finetune is not None else f"`{name}`"
 
 
 def _front(config: configuration.Config | None) -> str:
@@ -87,7 +93,8 @@ def _figures(report: dict) -> str:
     try:
         data, metric, models = report["dataset"], report["metric"], report["models"]
         rows = [(ROLES[m["role"]], m["parameters"], m["metrics"][metric], m.get("interval")) for m in models]
-        head = f"## Figures\n\n{metric} on the {data['measured_on']} split of {data['name']}, {report['examples']:,} examples"
+        name = html.escape(str(data["name"]), quote=False)  # Markdown lets HTML through
+        head = f"## Figures\n\n{metric} on the {data['measured_on']} split of {name}, {report['examples']:,} examples"
     except (KeyError, TypeError) as error:
         raise UserError(f"report.json: not a report of this version ({error}); repeat it: python -m tfkd.report RUN") from None
     lines = [f"{head}; in brackets the 95 % interval.", "", f"| | {metric} | parameters |", "|---|---|---|"]

@@ -62,12 +62,15 @@ class Variant:
         file: its final name under `export/`.
         write: writes the student to a path.
         tolerance: what the written file is held to, where a configuration does not say otherwise.
+        made_of: the student that is written, and that the file's answers are compared with, where it is another one. What the
+            file may lose of the metric is still counted from the student of the run.
     """
 
     name: str
     file: str
     write: Callable[[Student, pathlib.Path], None]
     tolerance: Tolerance
+    made_of: Callable[[Student], Student] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +119,17 @@ def compare(answers: Answers | list[Answers], questions: Questions, tolerance: T
     if results[0]["signature"]:
         whole["signatures"] = [{key: value for key, value in result.items() if key != "reason"} for result in results]
     return whole
+
+
+def loss(answers: list[Answers], questions: Questions, tolerance: Tolerance) -> dict:
+    """What a file loses of the metric against a student that is not the one it was made of: `student_metrics` and `reason`."""
+    longest = max(answers, key=lambda each: each.length)
+    reference, free = questions.reference(longest.length), dataclasses.replace(tolerance, disagreement=1.0)
+    found, reason = _measure(longest.logits, reference, questions, longest.length, free, 0.0)
+    return {
+        "student_metrics": found["student_metrics"],
+        "reason": reason and f"against {questions.student.run.student.name}: {reason}",
+    }
 
 
 def _compare(answers: Answers, questions: Questions, tolerance: Tolerance) -> dict:

@@ -2,6 +2,8 @@
 
 import functools
 import json
+import zipfile
+import zlib
 
 import numpy as np
 import tensorflow as tf
@@ -17,6 +19,9 @@ FEWEST_EXAMPLES = 500
 ROLES = ("teacher", "baseline", "student")
 TIMED = 100
 BATCH = 32
+
+BROKEN = (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
+"""What NumPy raises of a damaged archive."""
 
 EDGES = (
     b"",
@@ -44,6 +49,11 @@ class Questions:
         self.measure: Measure = MEASURES[student.task](truth, list(student.labels))
         self.texts = [*texts, *EDGES]
         self.pairs = None if pairs is None else [*pairs, *reversed(EDGES)]
+
+    def of(self, student: Student) -> "Questions":
+        """The same questions, answered by another model with the same tokenizer and labels."""
+        pairs = None if self.pairs is None else self.pairs[: self.examples]
+        return Questions(student, self.texts[: self.examples], pairs, self.measure.truth, self.rows)
 
     @property
     def timed(self) -> range:
@@ -111,6 +121,8 @@ def load_questions(run: RunDir, student: Student, count: int) -> Questions:
             try:
                 row = json.loads(line)
                 pair = row["text_pair"] if student.pairs else ""
+                if classes and row["label"] not in student.labels:
+                    raise ValueError(f"label {json.dumps(row['label'])[:60]} is not in {run.labels.name}")
                 label = student.labels.index(row["label"]) if classes else None
                 examples.append((row["text"].encode(), pair.encode(), int(row["row"]), label))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -128,20 +140,20 @@ def _truth(run: RunDir, task: str, rows: np.ndarray) -> dict[str, np.ndarray]:
     """What is true of some rows of the test split. Of classes the examples tell it themselves, by name."""
     run.require(run.predictions)
     try:
-        with np.load(run.predictions) as arrays:
+        with np.load(run.predictions, allow_pickle=False) as arrays:
             truth = {name: arrays[name] for name in arrays.files if name not in ROLES}
         return MEASURES[task].take(truth, rows)
-    except (ValueError, KeyError, IndexError, OSError) as error:
+    except (*BROKEN, IndexError) as error:
         raise UserError(f"{run.predictions}: does not tell what is true of {run.examples.name} ({error})") from None
 
 
 def metric_of(run: RunDir, questions: Questions, role: str) -> dict[str, float] | None:
     """The headline of a role's predictions on the same examples; None where they are not there, or not one a row."""
     try:
-        with np.load(run.predictions) as arrays:
+        with np.load(run.predictions, allow_pickle=False) as arrays:
             outputs = arrays[role]
             total = len(arrays["labels"])
-    except (KeyError, OSError, ValueError):
+    except BROKEN:
         return None
     measure = questions.measure
     if len(outputs) != total or questions.rows.max() >= total or questions.examples != measure.examples:

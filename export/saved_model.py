@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import pickle
 import re
 import subprocess
 import sys
@@ -11,7 +10,7 @@ import tempfile
 import numpy as np
 import tensorflow as tf
 
-from . import text_answers, text_answers_check
+from . import plain, text_answers, text_answers_check
 from .inference import Student
 from .parity import FLOAT32, Answers, Variant
 from .questions import BATCH, Questions
@@ -116,7 +115,7 @@ def _check_examples(got: dict) -> None:
 def _in_fresh_process(path: pathlib.Path, asked: dict) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         questions, answers = pathlib.Path(folder, "questions"), pathlib.Path(folder, "answers")
-        questions.write_bytes(pickle.dumps(asked))
+        plain.write(questions, asked)
         command = [sys.executable, "-m", f"{__package__}.saved_model_process", path.resolve(), questions, answers]
         checkout = pathlib.Path(__file__).parents[1]
         environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1"}
@@ -127,7 +126,7 @@ def _in_fresh_process(path: pathlib.Path, asked: dict) -> dict:
         if done.returncode:
             errors = re.findall(r"^\S*(?:Error|Exception): .*", done.stderr, re.MULTILINE)
             raise RuntimeError(f"in a process of its own: {errors[-1] if errors else f'exit code {done.returncode}'}")
-        return pickle.loads(answers.read_bytes())
+        return plain.read(answers)
 
 
 VARIANTS = (Variant("float32", "saved_model", write_float32, FLOAT32),)

@@ -1,18 +1,17 @@
 """Asks a SavedModel everything in a process of its own: `python -m export.saved_model_process FOLDER QUESTIONS ANSWERS`.
 
 A server has neither tfkd nor this package, so nothing of them may be needed to load the model; that is why this file
-imports neither, and makes any import of tfkd fail. QUESTIONS and ANSWERS are pickles of plain arrays, written and read by
-`export.saved_model` alone.
+imports neither, and makes any import of tfkd fail. QUESTIONS and ANSWERS are files of `export.plain`.
 """
 
 import pathlib
-import pickle
 import sys
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_text  # noqa: F401  registers the tokenizer's operators
 
+from . import plain
 from .timing import measure
 
 
@@ -20,7 +19,7 @@ def main(folder: str, questions: str, answers: str) -> None:
     sys.modules["tfkd"] = None  # from here on `import tfkd` raises
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    asked = pickle.loads(pathlib.Path(questions).read_bytes())
+    asked = plain.read(pathlib.Path(questions))
     signatures = tf.saved_model.load(folder).signatures
     batches = asked["batches"]
     if "serving_default" in batches:  # what is asked as text is asked as examples too
@@ -36,7 +35,7 @@ def main(folder: str, questions: str, answers: str) -> None:
     result["milliseconds"] = measure(lambda batch: ask(signature, batch), singles)
     if any(name.partition(".")[0] == "tfkd" and module is not None for name, module in sys.modules.items()):
         raise RuntimeError("the SavedModel was loaded with tfkd's help")
-    pathlib.Path(answers).write_bytes(pickle.dumps(result))
+    plain.write(pathlib.Path(answers), result)
 
 
 def _examples(batch: dict[str, list[bytes]]) -> list[bytes]:

@@ -68,23 +68,31 @@ class Screen:
             grid.add_row(entry["format"], entry["variant"], *_numbers(entry), outcome)
         self.console.print(grid)
 
+    def demo(self, folder: pathlib.Path | None) -> None:
+        if folder is None:
+            self._line(Text("no demo: no mediapipe file passed", "bold red"))
+            return
+        self._line(Text(f"wrote {folder}; look at it: python -m http.server --bind 127.0.0.1 --directory {folder}"))
+
     def benchmark(self, result: dict) -> None:
-        """What `benchmark.json` holds, a row an artifact: latencies are p50/p95 of one text, and p50 of 32."""
-        columns = ["artifact", "size", result["metric"]]
-        for count in result["threads"]:
-            threads = f"{count} thread{'s' * (count > 1)}"
-            columns += [f"1 text ms\n{threads}", f"32 texts ms\n{threads}", f"texts/s\n{threads}"]
+        """What `benchmark.json` holds: a row an artifact and number of threads, times as p50/p95."""
         about = f"{result['examples']} test examples, {result['rounds']} rounds, each in a process of its own"
-        grid = _grid(f"benchmark: {about}", [*columns, "peak\nmemory"], 1)
+        columns = ["artifact", "size", result["metric"], "threads", "1 text, ms", "32 texts, ms", "texts/s", "peak memory"]
+        grid = _grid(f"benchmark: {about}", columns, 1)
         for row in result["rows"]:
             title = " ".join(str(part) for part in (row["format"], row["variant"], row["length"]) if part)
-            timed = [cell for count in result["threads"] for cell in _timed(row["threads"].get(str(count)))]
-            peaks = [each["peak_bytes"] for each in row["threads"].values()]
-            grid.add_row(title, size(row["bytes"]), _metric(row["metrics"]), *timed, size(max(peaks)) if peaks else "-")
+            cells = [title, size(row["bytes"]), _metric(row["metrics"])]
+            for count in result["threads"]:
+                grid.add_row(*cells, str(count), *_timed(row["threads"].get(str(count))))
+                cells = ["", "", ""]
         self.console.print(grid)
         for row in result["rows"]:
             if row["reason"]:
                 self._line(Text(f"{row['format']} {row['variant']}: FAILED: {row['reason']} (see {self.log})", "bold red"))
+
+    def reported(self, page: pathlib.Path, reason: str | None) -> None:
+        """Whether the run's page was written anew."""
+        self._line(Text(f"wrote {page}") if reason is None else Text(f"{page} is as it was: {reason}", "yellow"))
 
     def _line(self, text: Text) -> None:
         self.console.print(text, soft_wrap=True, highlight=False)
@@ -100,9 +108,9 @@ def _grid(title: str, columns: list[str], left: int) -> Table:
 
 def _timed(times: dict | None) -> list[str]:
     if times is None:
-        return ["-", "-", "-"]
-    one, many = times["batch_1"], times["batch_32"]
-    return [f"{one['p50']:.2f}/{one['p95']:.2f}", f"{many['p50']:.1f}", f"{times['texts_per_second']:,.0f}"]
+        return ["-", "-", "-", "-"]
+    one, many = (f"{times[key]['p50']:.2f}/{times[key]['p95']:.2f}" for key in ("batch_1", "batch_32"))
+    return [one, many, f"{times['texts_per_second']:,.0f}", size(times["peak_bytes"])]
 
 
 def _metric(metrics: dict | None) -> str:

@@ -3,6 +3,7 @@
 Every length is a signature of its own, `length_32` and so on, and all of one file share their weights: a request takes the
 shortest that holds its text. Full int8 is a format for size and for accelerators, not for speed on a CPU: there it takes 2.8
 times as long as float32, where float16 takes 1.0, dynamic int8 0.47 and int4 0.50 (2 layers of width 128, length 64, one thread).
+Its ranges come of training texts (`int8`), or were learned with the weights in a training that rounds (`int8_qat`).
 """
 
 import dataclasses
@@ -18,7 +19,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from tfkd.errors import UserError
 
-from . import tflite_metadata
+from . import quantized, tflite_metadata
 from .inference import Student
 from .parity import FLOAT16, FLOAT32, INT4, INT8, INT8_FULL, Answers, Variant
 from .questions import Questions
@@ -67,6 +68,12 @@ def write_int8(student: Student, path: pathlib.Path) -> None:
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
 
     write(student, path, convert(student, functions(student), settle))
+
+
+def write_int8_qat(student: Student, path: pathlib.Path) -> None:
+    """The same of a student that was trained with this rounding, and with the ranges that it has learned."""
+    write(student, path, convert(student, functions(student), dynamic))
+    check_integer(path)
 
 
 def write_int4_dynamic(student: Student, path: pathlib.Path) -> None:
@@ -174,10 +181,25 @@ def check_operators(path: pathlib.Path) -> None:
         raise ValueError(f"its weights are not frozen: it reads them with {', '.join(sorted(outside))}")
 
 
+def check_integer(path: pathlib.Path) -> None:
+    """Raises `ValueError` for an operator that computes in float, but for those at the end that give the answer in float."""
+    model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
+    names = {number: name for name, number in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+    kinds = {
+        names[model.operatorCodes[operator.opcodeIndex].builtinCode]
+        for graph in model.subgraphs
+        for operator in graph.operators
+        if any(graph.tensors[index].type == schema.TensorType.FLOAT32 for index in operator.inputs if index >= 0)
+    }
+    if floating := kinds - {"QUANTIZE"}:
+        raise ValueError(f"computes in float: {', '.join(sorted(floating))}")
+
+
 VARIANTS = (
     Variant("float32", "student.float32.tflite", write_float32, FLOAT32),
     Variant("float16", "student.float16.tflite", write_float16, FLOAT16),
     Variant("int8_dynamic", "student.int8_dynamic.tflite", write_int8_dynamic, INT8),
     Variant("int8", "student.int8.tflite", write_int8, INT8_FULL),
+    Variant("int8_qat", "student.int8_qat.tflite", write_int8_qat, INT8_FULL, made_of=quantized.after_training),
     Variant("int4_dynamic", "student.int4_dynamic.tflite", write_int4_dynamic, INT4),
 )

@@ -46,8 +46,11 @@ def find(run: pathlib.Path) -> Artifact:
     if entry.get("passed") is not True:
         raise UserError(f"{run}: its SavedModel did not pass, and is not deployed: {entry.get('reason')}")
     name = entry.get("path")
-    if not isinstance(name, str) or pathlib.PurePath(name).name != name:
+    if not isinstance(name, str) or pathlib.PurePath(name).name != name or name in ("", ".."):
         raise UserError(f"{manifest}: path = {json.dumps(name)} is not a name in its folder")
+    link = next((part for part in ((manifest.parent / name), *(manifest.parent / name).rglob("*")) if part.is_symlink()), None)
+    if link is not None:
+        raise UserError(f"{link}: a link, through which files elsewhere would be served; run {again}")
     if not (manifest.parent / name / "saved_model.pb").is_file():
         raise UserError(f"{manifest.parent / name}: no SavedModel there; run {again}")
     return Artifact(run, manifest.parent / name, entry)

@@ -3,7 +3,10 @@
 import io
 import pathlib
 
+from google.protobuf.message import DecodeError
+
 from . import protos
+from .errors import UserError
 
 FILE = "assets.extra/tf_serving_warmup_requests"
 """Where TF Serving looks, inside a version's folder; TFRecords of `PredictionLog`, 1,000 at most."""
@@ -29,8 +32,11 @@ def write(model: pathlib.Path, name: str, texts: list[dict[str, str]]) -> int:
     from tensorboard.summary.writer.record_writer import RecordWriter
 
     api = protos.load()
-    saved = api.saved_model_pb2.SavedModel.FromString((model / "saved_model.pb").read_bytes())
-    (graph,) = (graph for graph in saved.meta_graphs if "serve" in graph.meta_info_def.tags)
+    try:
+        saved = api.saved_model_pb2.SavedModel.FromString((model / "saved_model.pb").read_bytes())
+        (graph,) = (graph for graph in saved.meta_graphs if "serve" in graph.meta_info_def.tags)
+    except (DecodeError, ValueError):
+        raise UserError("saved_model.pb: not a SavedModel with one graph to serve; run python -m export again") from None
     texts = sorted(texts, key=lambda row: -len(row["text"]))
     buffer, count = io.BytesIO(), 0
     writer = RecordWriter(buffer)

@@ -279,6 +279,35 @@ def test_encoder_without_classifier_gives_its_pooler(tmp_path):
     np.testing.assert_array_equal(checkpoint.pooler[1], tensors["bert.pooler.dense.bias"])
 
 
+@pytest.mark.parametrize("family", ["bert", "distilbert", "electra"])
+@pytest.mark.parametrize(
+    ("ending", "problem", "output", "outputs", "task"),
+    [
+        ("SequenceClassification", "multi_label_classification", None, CLASSES, "multilabel"),
+        ("SequenceClassification", "regression", None, 1, "regression"),
+        ("TokenClassification", None, "classifier", CLASSES, "tagging"),
+        ("QuestionAnswering", None, "qa_outputs", 2, "question_answering"),
+    ],
+)
+def test_heads_of_other_tasks_are_read(tmp_path, family, ending, problem, output, outputs, task):
+    config, tensors = config_of(family, outputs, problem_type=problem), tensors_of(family, outputs if output is None else None)
+    config["architectures"] = [config["architectures"][0].replace("SequenceClassification", ending)]
+    if output is not None:  # every position is scored as it is, and nothing is pooled
+        tensors = {name: tensor for name, tensor in tensors.items() if "pooler" not in name}
+        draw = np.random.default_rng(5)
+        tensors[f"{output}.weight"] = draw.normal(0, 0.5, (outputs, D)).astype("float32")
+        tensors[f"{output}.bias"] = draw.normal(0, 0.5, outputs).astype("float32")
+    checkpoint, x = open_checkpoint(write(tmp_path, config, tensors)), batch(family != "distilbert")
+    assert checkpoint.task == task and checkpoint.head.classes == outputs
+    assert checkpoint.labels == (None if task == "question_answering" else [f"label {i}" for i in range(outputs)])
+    logits, real = logits_of(checkpoint, x), x["padding_mask"] > 0
+    if output is None:
+        np.testing.assert_allclose(logits, numpy_logits(config, tensors, x), atol=1e-4)
+    else:
+        expected = numpy_encoder(config, tensors, x)[-1] @ tensors[f"{output}.weight"].T + tensors[f"{output}.bias"]
+        np.testing.assert_allclose(logits[real], expected[real], atol=1e-4)
+
+
 def test_masked_language_model_gives_its_encoder(tmp_path):
     tensors = {name: tensor for name, tensor in tensors_of("bert", classes=None).items() if "pooler" not in name}
     tensors["cls.predictions.bias"] = np.zeros(V, "float32")
@@ -423,9 +452,9 @@ def refusal(reference: str, revision: str | None = None) -> str:
         ({"id2label": {"0": "a", "1": "b", "2": "a"}}, ("id2label", "a name of its own")),
         ({"id2label": {"0": "a", "1": "b", "2": 7}}, ("id2label", "a name of its own")),
         ({"id2label": ["a", "b", "c"]}, ("JSON object",)),
-        ({"id2label": {"0": "score"}}, ("regression", "1 outputs")),
+        ({"id2label": {"0": "score"}}, ("classifier.weight", "3 x 8", "1 x 8")),
         ({"problem_type": "regression"}, ("regression",)),
-        ({"problem_type": "multi_label_classification"}, ("multi_label_classification",)),
+        ({"problem_type": "ranking"}, ("problem_type", "multi_label_classification")),
         ({"architectures": "BertForSequenceClassification"}, ("architectures", "a list")),
         ({"architectures": None}, ("architectures", "BertForSequenceClassification")),
     ],

@@ -19,10 +19,11 @@ import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
-from export import artifacts, formats, inference, manifest, onnx, saved_model, tflite
+from export import artifacts, formats, inference, manifest, onnx, parity, saved_model, tflite
 from export.__main__ import main
 from tests.tiny_run import LABELS, LENGTH, PIECES, batch_of, build_run
 from tfkd import config
+from tfkd.data.tokenizer import Tokenizer
 from tfkd.run_dir import RunDir
 
 CHECKOUT = pathlib.Path(__file__).parents[1]
@@ -107,7 +108,12 @@ def test_unfinished_run_names_the_missing_file(run, name, capsys):
 
 def test_command_line_and_configuration_know_the_formats_of_the_table():
     (literal,) = typing.get_args(config.Export.model_fields["formats"].annotation)
-    assert set(typing.get_args(literal)) <= set(formats.choices())
+    assert typing.get_args(literal) == formats.choices()
+    assert config.EXPORT_VARIANTS == formats.FORMATS
+    held_to, tolerance = typing.get_args(config.Export.model_fields["tolerance"].annotation)
+    variants = {name for names in formats.FORMATS.values() for name in names}
+    assert set(typing.get_args(held_to)) == variants | (set(formats.choices()) - set(formats.FORMATS))
+    assert set(tolerance.model_fields) == {field.name for field in dataclasses.fields(parity.Tolerance)}
 
 
 # -------------------------------------------------------------------- files that pass
@@ -206,7 +212,7 @@ assert not [name for name in sys.modules if name.partition(".")[0] in ("tfkd", "
 
 def test_segments_mean_pooling_pre_norm_and_a_shorter_fixed_length_pass(tmp_path):
     run = build_run(tmp_path / "pairs", pairs=True, norm="pre", position="sinusoidal", pooling="mean", activation="gelu_tanh")
-    run.config.write_text(run.config.read_text().replace("length: null", "length: 8"))
+    run.config.write_text(run.config.read_text().replace("lengths: null", "lengths: [8]"))
     assert main([str(run), "--format", "tflite", "onnx"]) == 0
     runner = Interpreter(model_path=str(run.exports / "student.float32.tflite")).get_signature_runner("length_8")
     assert {name: tuple(detail["shape"]) for name, detail in runner.get_input_details().items()} == {
@@ -259,6 +265,13 @@ class WithPython(inference.Student):
     def logits(self, inputs):
         logits = super().logits(inputs)
         return tf.ensure_shape(tf.numpy_function(lambda array: array, [logits], tf.float32), logits.shape)
+
+
+class Swapped(inference.Student):
+    """Takes the token ids for the mask, and the mask for the token ids."""
+
+    def logits(self, inputs):
+        return super().logits({**inputs, "token_ids": inputs["padding_mask"], "padding_mask": inputs["token_ids"]})
 
 
 def truncate(path: pathlib.Path):
@@ -352,12 +365,18 @@ def test_student_that_answers_nan_is_not_exported(run, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", ("labels", "flipped weights", "truncated graph", "truncated weights", "python inside"))
+@pytest.mark.parametrize(
+    "fault",
+    ("labels", "vocabulary", "flipped weights", "nan", "swapped inputs", "truncated graph", "truncated weights", "python inside"),
+)
 def test_wrong_saved_model_is_refused(run, fault, monkeypatch):
     def write(real):
         return {
             "labels": lambda s, p: real(dataclasses.replace(s, labels=s.labels[::-1]), p),
+            "vocabulary": lambda s, p: real(dataclasses.replace(s, tokenizer=Tokenizer([*PIECES[:5], *PIECES[:4:-1]])), p),
             "flipped weights": lambda s, p: real(tampered(s, np.negative), p),
+            "nan": lambda s, p: real(tampered(s, one_nan), p),
+            "swapped inputs": lambda s, p: real(disguised(s, Swapped), p),
             "truncated graph": lambda s, p: (real(s, p), truncate(p / "saved_model.pb")),
             "truncated weights": lambda s, p: (real(s, p), truncate(next((p / "variables").glob("*.data*")))),
             "python inside": lambda s, p: real(disguised(s, WithPython), p),
@@ -367,7 +386,8 @@ def test_wrong_saved_model_is_refused(run, fault, monkeypatch):
     assert main([str(run), "--format", name]) == 1
     assert not (run.exports / file).exists()
     (entry,) = json.loads(run.manifest.read_text())
-    assert {"labels": "where class", "flipped weights": "differ"}.get(fault, "Error") in entry["reason"]
+    words = {"labels": "where class", "vocabulary": "scores are off", "nan": "NaN", "swapped inputs": "differ"}
+    assert (words | {"flipped weights": "differ"}).get(fault, "Error") in entry["reason"]
 
 
 # -------------------------------------------------------------------- what earlier exports left
@@ -457,12 +477,12 @@ def test_files_that_do_not_belong_together_are_one_line_and_2(run, name, content
 @pytest.mark.parametrize(
     ("length", "words"),
     [
-        (2, "export.length = 2: must be from 3 to data.max_length = 16"),
+        (2, "export.lengths holds 2: must be from 3 to data.max_length = 16"),
         (13, "export.lengths holds 13: must be from 3 to 12, the student's longest input"),
     ],
 )
 def test_fixed_length_that_is_none_is_one_line_and_2(run, length, words, capsys):
-    text = run.config.read_text().replace("length: null", f"length: {length}").replace("max_length: 12", "max_length: 16")
+    text = run.config.read_text().replace("lengths: null", f"lengths: [{length}]").replace("max_length: 12", "max_length: 16")
     run.config.write_text(text)
     assert main([str(run), "--format", "tflite"]) == 2
     (line,) = capsys.readouterr().err.splitlines()

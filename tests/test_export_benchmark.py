@@ -126,7 +126,7 @@ def test_picture_is_drawn_in_both_forms_with_the_teacher_in_it(tmp_path):
     benchmark_plot.draw(result(), tmp_path / "picture")
     drawn = (tmp_path / "picture.svg").read_text()
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
-    for words in ("<!-- teacher -->", "<!-- tflite float32, 6 -->", "<!-- tflite float32, 12 -->", "MB on disk"):
+    for words in (">teacher<", ">tflite float32, 6<", ">tflite float32, 12<", ">MB on disk<"):
         assert words in drawn
     assert "int8" not in drawn  # it could not be timed
 
@@ -147,9 +147,11 @@ def test_table_says_every_number_and_what_failed(tmp_path, monkeypatch):
     with Screen(tmp_path / "log.txt") as screen:
         screen.benchmark(result())
     said = stream.getvalue()
-    for words in ("tflite float32 12", "4.4 MB", "88.5%", "0.50/1.25", "16.0", "2,000", "43.0 MB", "1 thread", "2 threads"):
+    for words in ("tflite float32 12", "4.4 MB", "88.5%", "0.50/1.25", "16.00/20.00", "2,000", "43.0 MB", "threads"):
         assert words in said
+    assert [line.split()[-6] for line in said.splitlines() if "0.50/1.25" in line] == ["1", "2"] * 3  # numbers of threads
     assert "tflite int8: FAILED: it broke" in said
+    assert max(map(len, said.splitlines())) <= 120
 
 
 def test_benchmark_of_an_older_student_does_not_stay(tmp_path):
@@ -159,7 +161,7 @@ def test_benchmark_of_an_older_student_does_not_stay(tmp_path):
         for name in ("benchmark.svg", "benchmark.png"):
             (run.exports / name).write_bytes(b"picture")
         manifest.Manifest(run, {})
-        assert [(run.exports / name).exists() for name in manifest.BENCHMARK] == [stays] * 3
+        assert [(run.exports / name).exists() for name in manifest.DERIVED["benchmark.json"]] == [stays] * 3
 
 
 def test_mistakes_are_one_line_and_2(tmp_path, capsys):
@@ -172,6 +174,15 @@ def test_mistakes_are_one_line_and_2(tmp_path, capsys):
         assert benchmark.main(arguments) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert words in line
+
+
+def test_page_of_the_run_is_written_anew_or_why_not_is_said(tmp_path, monkeypatch):
+    asked, done = [], types.SimpleNamespace(returncode=0, stderr="")
+    monkeypatch.setattr(benchmark.subprocess, "run", lambda command, **_: asked.append(command) or done)
+    assert benchmark.report(RunDir(tmp_path)) is None
+    assert asked[0][1:] == ["-m", "tfkd.report", str(tmp_path)]
+    done.returncode, done.stderr = 2, "a warning\ntfkd.report: predictions.npz is missing\n"
+    assert benchmark.report(RunDir(tmp_path)) == "tfkd.report: predictions.npz is missing"
 
 
 @pytest.mark.slow

@@ -6,9 +6,10 @@ import types
 import numpy as np
 import pytest
 
-from export import artifacts, formats, questions
-from export.parity import FLOAT32, INT8, Answers, Tolerance, compare, probabilities
+from export import artifacts, questions
+from export.parity import FLOAT32, INT8, Answers, Tolerance, compare, loss, probabilities
 from tests.tiny_run import LABELS, LENGTH, build_run
+from tfkd import config
 from tfkd.errors import UserError
 from tfkd.tasks.measures import MEASURES
 
@@ -71,6 +72,24 @@ def test_file_of_scores_alone_is_compared_by_logarithms():
     other = compare(answered(np.log(scores[:, ::-1]), normalized=True), questions, FLOAT32)
     assert other["reason"].startswith("logits differ by up to 3")
     assert compare(answered(np.log(scores)), questions, FLOAT32)["reason"].startswith("logits differ")
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained", "words"), ((6, 0, "accuracy falls by 1.5%, allowed are 1.0%"), (4, 0, None), (9, 5, None))
+)
+def test_loss_against_the_run_s_student_counts_right_answers_and_no_others(lost, gained, words):
+    # Of 400 examples 4 may be lost, or as many as chance explains: 9 - 5 = 4. Another answer that is as wrong does not count.
+    reference = np.tile([2.0, 0.0, 0.0], (400, 1))
+    labels = np.zeros(400, int)
+    logits = reference.copy()
+    logits[: lost + gained + 100, 1] = 3.0
+    labels[lost : lost + gained] = 1
+    labels[lost + gained : lost + gained + 100] = 2
+    given = asked("classification", reference, labels)
+    given.student.run = types.SimpleNamespace(student=types.SimpleNamespace(name="student.keras"))
+    found = loss([answered(REFERENCE, "length_4", 4), answered(logits, "length_8", 8)], given, Tolerance(None, 0.05, 0.01))
+    assert found["student_metrics"] == {"accuracy": (300 - gained) / 400}
+    assert found["reason"] == (words and f"against student.keras: {words}: {lost} examples lost, {gained} gained")
 
 
 # -------------------------------------------------------------------- other tasks
@@ -145,11 +164,16 @@ def test_configuration_sets_tolerances_of_a_variant_or_of_one_file():
     assert artifacts.held_to(INT8, "tflite", "int8_dynamic", set_otherwise) == INT8
 
 
-def test_tolerance_of_a_variant_that_there_is_not_is_a_users_mistake():
-    formats.check_names(["int8", "tflite:int8", "float32"], "export.tolerance")
+def test_configured_tolerances_reach_the_gate_as_they_were_written():
+    tree = {"data": {"builtin": "docstrings"}, "teacher": {"dimensions": {}, "train": {}}, "student": {"dimensions": {}}}
+    read = config.parse(tree | {"export": {"tolerance": {"int8": {"drop": 0.03}, "tflite:int8": {"disagreement": 0.2}}}})
+    assert read.export.model_dump(exclude_none=True)["tolerance"] == {
+        "int8": {"drop": 0.03},
+        "tflite:int8": {"disagreement": 0.2},
+    }
     for name in ("in8", "tflite", "tflite:in8"):
-        with pytest.raises(UserError, match=f"export.tolerance.{name}: no such variant; there are .*int8_dynamic"):
-            formats.check_names([name], "export.tolerance")
+        with pytest.raises(UserError, match="export.tolerance.*must be 'float32'.*did you mean"):
+            config.parse(tree | {"export": {"tolerance": {name: {"drop": 0.1}}}})
 
 
 # -------------------------------------------------------------------- questions

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import time
 import tracemalloc
 
 import pyarrow
@@ -122,10 +123,15 @@ def test_dictionary_columns_of_parquet_read_as_text(tmp_path):
         ("\n\n", "a.csv: is empty"),
         ("text,label\n", "a.csv: has no rows"),
         ("txt,label\na,b\n", "a.csv: no column text; it has txt, label; did you mean txt?"),
-        ("id,label\na,b\n", "a.csv: no column text; it has id, label; set data.columns.text"),
+        (
+            "id,label\na,b\n",
+            "no column text; it has id, label; set data.columns.text, or begin the file with a line of names",
+        ),
+        (",x\na,b\n", "it has '', x; set data.columns"),
+        ('" Label ","a\nb"\na,b\n', "a.csv: no column label; it has Label, a\\nb; did you mean Label?"),
         ("text,label,text\na,b,c\n", "a.csv: column text is there twice"),
         ("text,label\na,x\nb,y,z\n", "a.csv, row 2 (line 3): 3 fields, but the header has 2; quote fields that hold a comma"),
-        ("text,label\na,x\nb\n", "a.csv, row 2 (line 3): 1 fields, but the header has 2"),
+        ("text,label\na,x\nb\n", "a.csv, row 2 (line 3): 1 field, but the header has 2"),
         ('text,label\n"a\nb",x\n  ,y\n', "a.csv, row 2 (line 4): column text is empty"),
         ("text,label\na,x\nb,\n", "a.csv, row 2 (line 3): column label, the label, is empty"),
         ("text,label\na,0.5\nb,x\n", None),
@@ -158,6 +164,13 @@ def test_broken_csv_is_one_line_with_row_and_line(tmp_path, content, message):
             "a.jsonl, row 1: holds [{'text': 'a', 'label': 1}], not an object; write one object a line",
         ),
         ('{"text": "a"}\n', "a.jsonl, row 1: no column label; it has text; set data.columns.label"),
+        (
+            '{"text": "a", "label": 1}\n{"text": "a"}\n',
+            "row 2: no column label; it has text; set data.columns.label, or give every row one",
+        ),
+        ("{}\n", "a.jsonl, row 1: no column label; it has none; set data.columns.label"),
+        ('{"text": "a", "label": "\\ud800"}\n', "a.jsonl, row 1: column label holds U+D800, half of a surrogate pair"),
+        ('{"text": "a", "label": "' + "x" * 1001 + '"}\n', "column label, the label, has 1,001 characters: 'xxx"),
         ('{"text": null, "label": 1}\n', "a.jsonl, row 1: column text is null, not text"),
         ('{"text": 5, "label": 1}\n', "a.jsonl, row 1: column text holds 5, not text"),
         ('{"text": ["a"], "label": 1}\n', "a.jsonl, row 1: column text holds ['a'], not text"),
@@ -198,9 +211,34 @@ def test_broken_parquet_is_one_line(tmp_path):
     pyarrow.parquet.write_table(table.rename_columns(["text", "text"]), tmp_path / "twice.parquet")
     assert "column text is there twice" in problem(tmp_path / "twice.parquet")
     assert "no column sentence; it has text, label" in problem(write(tmp_path, ".parquet"), text="sentence")
+    times = pyarrow.table({"text": ["a"], "label": pyarrow.array([2**62], "timestamp[us]")})  # of a year that Python has not
+    pyarrow.parquet.write_table(times, tmp_path / "times.parquet")
+    assert "times.parquet: not readable as Parquet after row 0: " in problem(tmp_path / "times.parquet")
     bad = pyarrow.StringArray.from_buffers(1, pyarrow.py_buffer(b"\0\0\0\0\1\0\0\0"), pyarrow.py_buffer(b"\xff"))
     pyarrow.parquet.write_table(pyarrow.table({"text": bad, "label": ["a"]}), tmp_path / "bytes.parquet")
     assert "not UTF-8" in problem(tmp_path / "bytes.parquet")
+
+
+def test_a_text_file_has_texts_alone(tmp_path):
+    assert "a.txt: no column label; it has text; set data.columns.label; a .txt file has texts alone" in problem(
+        put(tmp_path, "a.txt", "a\nb\n")
+    )
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_a_name_that_is_there_twice_among_very_many_is_found_at_once(tmp_path, name):
+    names = [f"column {number}" for number in range(100_000)] + ["column 99999"]
+    content = ",".join(names) if name == "a.csv" else "{" + ",".join(f'"{column}": 1' for column in names) + "}"
+    begin = time.process_time()
+    assert "column 99999" in problem(put(tmp_path, name, content + "\n"))
+    assert time.process_time() - begin < 5.0  # counting each name in a list took an hour
+
+
+def test_a_column_that_is_missing_among_very_many_is_told_at_once(tmp_path):
+    content = ",".join(f"lab{number}" for number in range(200_000))
+    begin = time.process_time()
+    assert "a.csv: no column label; it has lab0, lab1" in problem(put(tmp_path, "a.csv", content + "\n"))
+    assert time.process_time() - begin < 5.0
 
 
 def test_paths_that_are_no_data_files_are_one_line(tmp_path):

@@ -15,8 +15,10 @@ ALLOWED = {
     "schedules": set(),
     "objectives": {"errors", "schedules"},
     "tasks": {"errors", "layers"},
-    "data": {"errors", "run_dir"},
-    "strategy": {"errors"},
+    "data": {"errors", "lock", "run_dir"},
+    "strategy": {"errors", "multi_worker"},
+    "cluster": {"errors"},
+    "multi_worker": set(),
     "optimizer": {"errors"},
     "progress": set(),
     "layers": {"errors"},
@@ -25,10 +27,16 @@ ALLOWED = {
     "teacher": {"errors", "models"},
     "student": {"errors", "models"},
     "ensemble": {"errors", "models", "teacher"},
-    "callbacks": {"errors", "run_dir"},
-    "distiller": {"errors", "models", "objectives", "schedules", "teacher"},
+    "lock": {"errors", "run_dir"},
+    "stopping": set(),
+    "speed": set(),
+    "accumulation": set(),
+    "bad_steps": set(),
+    "training_state": {"errors", "run_dir"},
+    "callbacks": {"errors", "run_dir", "stopping", "training_state"},
+    "distiller": {"accumulation", "bad_steps", "errors", "models", "multi_worker", "objectives", "schedules", "teacher"},
 }
-PROGRAMS = {"train", "build", "fitting", "outputs", "plan", "evaluate", "run_log"}
+PROGRAMS = {"failures", "train", "build", "build_teacher", "compression", "fitting", "outputs", "plan", "evaluate", "run_log"}
 PROGRAMS |= {path.stem for path in (ROOT / "tfkd").glob("report*.py")}
 HEAVY = {"tensorflow", "keras", "numpy", "keras_hub", "tensorflow_text", "tensorflow_datasets"}
 
@@ -94,7 +102,13 @@ def test_export_imports_only_what_rebuilds_a_student():
         assert rooms_imported(path) <= allowed, path
 
 
-@pytest.mark.parametrize("name", ["config", "run_dir", "errors", "train", "evaluate", "progress"])
+def test_serving_reads_files_alone():
+    """A run's folder is all that it knows of the other rooms: deploying and asking take neither Keras nor TensorFlow's import."""
+    for path in modules("serving"):
+        assert not {name.split(".")[0] for name in imports(path)} & {"tfkd", "export", "keras", "tensorflow"}, path
+
+
+@pytest.mark.parametrize("name", ["cluster", "config", "run_dir", "errors", "train", "evaluate", "progress"])
 def test_what_answers_at_once_imports_nothing_heavy(name):
     tops = {module.split(".")[0] for module in imports(ROOT / "tfkd" / f"{name}.py", top_only=True)}
     assert not tops & HEAVY

@@ -19,32 +19,47 @@ def commands(text):
     return [line for line in lines if line]
 
 
-ALL = [command for page in PAGES for command in commands(page.read_text(encoding="utf-8"))]
+MEASURED = ROOT / "benchmarks" / "README.md"
+ALL = [command for page in [*PAGES, MEASURED] for command in commands(page.read_text(encoding="utf-8"))]
 
 
 def parser_of(module):
-    from export.__main__ import parse
+    from export import __main__ as export
+    from export import benchmark
+    from serving import __main__ as serving
+    from serving import client
     from tfkd import evaluate, report, train
 
     programs = {"tfkd.train": train, "tfkd.evaluate": evaluate, "tfkd.report": report}
-    return parse if module == "export" else programs[module]._parser().parse_args
+    parsers = {"export": export.parse, "export.benchmark": benchmark.parse}
+    parsers |= {"serving": serving.parse, "serving.client": client.parse}
+    return parsers[module] if module in parsers else programs[module]._parser().parse_args
 
 
 def test_the_pages_have_commands():
-    assert len(ALL) == 10
+    assert len(ALL) >= 20
 
 
 @pytest.mark.parametrize("command", ALL)
 def test_every_command_on_the_pages_parses(command):
-    words = [word for word in shlex.split(command) if not re.fullmatch(r"[A-Z]+=\S*", word)]
+    words = [word for word in shlex.split(command) if not re.fullmatch(r"[A-Z][A-Z0-9_]*=\S*", word)]
     if words[0] == "make":
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
     elif words[:2] == ["python", "-m"]:
         assert importlib.util.find_spec(words[2]) is not None
+        if words[2] == "http.server":
+            assert words[-2:] == ["--directory", "runs/sst2/export/demo"]
+            return
         options = parser_of(words[2])(words[3:])
         given = getattr(options, "config", None)
         if given and (ROOT / given).exists():
             config.load(ROOT / given, getattr(options, "set", []))
+    elif words[0] == "pip":
+        (extra,) = re.fullmatch(r"\.\[(\w+)\]", words[-1]).groups()
+        assert re.search(rf"^{extra} = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    elif words[0] == "docker":
+        base = parser_of("serving")(["RUN"]).base
+        assert words == ["docker", "compose", "-f", f"{base}/docker-compose.yml", "up", "-d"]
     else:
         assert words[0] == "python" and (ROOT / words[1]).exists()
 
@@ -81,7 +96,7 @@ def test_the_tables_are_made_from_the_results():
 def test_the_tree_on_the_first_page_names_every_file():
     text = PAGES[0].read_text(encoding="utf-8")
     tree = text[text.index("## The tree") : text.index("## What a run leaves")]
-    files = [path for folder in ("tfkd", "export", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))]
+    files = [path for folder in ("tfkd", "export", "serving", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))]
     assert len(files) > 40
     for path in files:
         assert path.name == "__init__.py" or path.name in tree, path

@@ -10,7 +10,7 @@ import pytest
 import rich.console
 import yaml
 
-from tfkd import build, config, fitting, train
+from tfkd import build, build_teacher, config, fitting, train
 from tfkd.errors import UserError
 from tfkd.objectives import OBJECTIVES
 from tfkd.progress import Display
@@ -156,12 +156,15 @@ def test_every_objective_can_be_asked_for_by_its_name_alone(staged):
     tree = yaml.safe_load(staged.read_text()) | {"stages": None}
     names = sorted(set(OBJECTIVES) - {"binary_kl"})
     loaded = config.parse(tree | {"distill": {"objectives": names}})
+    from tfkd.data.tokenizer import SPECIAL, Tokenizer
     from tfkd.tasks.classification import Classification
 
     task = Classification()
     keras.utils.set_random_seed(0)
-    teacher = build.make_teacher(loaded, None, ["no", "yes"], 80, task)
-    student = build.make_student(loaded, teacher, 80, task)
+    members = build_teacher.open_members(loaded, Classification)
+    build_teacher.share_tokenizer(members, Tokenizer([*SPECIAL, *(f"word{index}" for index in range(75))]))
+    teacher = build.make_teacher(loaded, members, ["no", "yes"], task)
+    student = build.make_student(loaded, teacher, ["no", "yes"], 80, task)
     made = build.make_objectives(loaded.distill, task, student, teacher)
     assert [objective.name for objective in made] == names
     assert all(objective.built for objective in made)

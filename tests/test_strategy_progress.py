@@ -1,9 +1,10 @@
 import io
+import json
 
 import rich.console
 import tensorflow as tf
 
-from tfkd import progress, strategy
+from tfkd import progress, speed, strategy
 
 
 def test_xla_pays_back_only_over_many_steps():
@@ -80,3 +81,66 @@ def test_the_estimate_does_not_believe_the_first_compiled_steps(monkeypatch):
         now[0] = 80.0
         update(202)  # ten a second since: 798 more take 80 seconds
     assert lines == ["train   0%, starting", "train  20%, 1:20 left"]
+
+
+DETAILS = {
+    "epoch": 2,
+    "epochs": 3,
+    "losses": {"loss": 0.5, "kl_divergence": 0.25, "label_loss": float("nan")},
+    "speed": {"examples_per_second": 1234.4, "tokens_per_second": 34000.0, "gigaflops": 52.0, "memory_gb": 1.24},
+}
+
+
+def test_json_is_an_object_a_line_with_losses_by_term_and_the_time_left(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    console = rich.console.Console(file=io.StringIO(), width=80)
+    shown = progress.Display(console, mode="json")
+    shown.say("Note: [joy]")
+    with shown.bar("student", 100) as update:
+        now[0] = 20.0
+        update(40, "epoch 2/3", details=DETAILS)
+    said, step = map(json.loads, console.file.getvalue().splitlines())
+    assert said == {"event": "said", "text": "Note: [joy]"}
+    assert (step["event"], step["stage"], step["done"], step["total"], step["seconds_left"]) == (
+        "progress",
+        "student",
+        40,
+        100,
+        30.0,
+    )
+    assert step["losses"] == {"loss": 0.5, "kl_divergence": 0.25}  # JSON has no NaN
+    assert step["epoch"] == 2 and step["speed"]["tokens_per_second"] == 34000.0
+
+
+def test_quiet_is_silent_and_the_log_is_not():
+    lines, console = [], rich.console.Console(file=io.StringIO(), width=80)
+    shown = progress.Display(console, lines.append, mode="quiet")
+    shown.say("Plan")
+    with shown.bar("student", 100) as update:
+        update(40, "epoch 2/3", details=DETAILS)
+    assert console.file.getvalue() == "" and lines == ["Plan"]
+
+
+def test_a_terminal_shows_losses_speed_and_memory_below_the_bar():
+    console = rich.console.Console(file=io.StringIO(), width=120, force_terminal=True)
+    with progress.Display(console).bar("student", 100) as update:
+        update(40, "epoch 2/3", details=DETAILS)
+    picture = console.file.getvalue()
+    for words in (
+        "student",
+        "40%",
+        "epoch 2/3",
+        "kl divergence 0.2500",
+        "1,234 examples/s",
+        "34,000 tokens/s",
+        "52 GFLOP/s",
+        "1.2 GB",
+    ):
+        assert words in picture
+
+
+def test_flop_of_a_forward_pass_by_hand():
+    # 2 layers, T = 3, D = 4, F = 8: four D x D and two D x F products, scores and values, two FLOP a multiply-add.
+    by_hand = 2 * (3 * 4 * (4 * 4) * 2 + 3 * 2 * (4 * 8) * 2 + 2 * (3 * 3 * 4) * 2)
+    assert speed.forward_flops({"layers": 2, "width": 4, "feed_forward": 8}, 3) == by_hand

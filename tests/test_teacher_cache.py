@@ -410,8 +410,8 @@ def test_every_flipped_byte_is_found(copy):
 
 
 def test_a_cache_of_another_format_is_not_read(copy, monkeypatch):
-    monkeypatch.setattr("tfkd.data.teacher_cache.FORMAT", 2)
-    with pytest.raises(UserError, match="of format 1, this is format 2"):
+    monkeypatch.setattr("tfkd.data.teacher_cache.FORMAT", 3)
+    with pytest.raises(UserError, match="of format 2, this is format 3"):
         TeacherCache(copy)
 
 

@@ -394,7 +394,7 @@ def test_classes_of_a_foreign_model_are_put_in_the_datas_order():
     ("labels", "per_position", "message"),
     [
         (["a", "b"], False, "plain answers with 3 scores a row; the data have 2 labels"),
-        (None, False, "plain answers with 3 scores a row; the task has one number"),
+        (None, False, "plain answers with 3 scores a row; the task asks for 1"),
         (["a", "b", "c"], True, r"shape \(\?, 3\); the task asks for \(B, T, C\), a row of scores a word piece"),
     ],
 )

@@ -191,7 +191,7 @@ def test_labels_that_are_no_class_label_are_found_in_train(data_dir, label, labe
         ({"tfds": "tfkd_tiny:9.9.9"}, "data.tfds = tfkd_tiny:9.9.9: Dataset tfkd_tiny cannot be loaded at version 9.9.9"),
         ({"tfds": "glue/sst3"}, "data.tfds = glue/sst3: glue has no configuration sst3; it has cola, sst2,"),
         ({"tfds": "../tiny"}, "data.tfds = ../tiny: "),
-        ({"tfds": "huggingface:glue"}, "a community data set needs the network; set data.download: true"),
+        ({"tfds": "huggingface:glue"}, "a community data set is fetched, and its maker's code run; if you trust it"),
     ],
 )
 def test_what_cannot_be_opened_is_one_line(data_dir, options, message):

@@ -294,6 +294,11 @@ def test_lowercase_reaches_the_learned_vocabulary():
     assert "É" not in learn_vocabulary(["PLAY PLAY Éa"] * 3, 100, lowercase=True)
 
 
+def test_a_vocabulary_of_special_pieces_alone_is_refused():
+    with pytest.raises(UserError, match="a vocabulary of nothing but special pieces"):
+        Tokenizer(learn_vocabulary(["xy"], 64))  # no character is there twice
+
+
 def test_little_data_gives_a_small_vocabulary():
     assert learn_vocabulary([], 100) == list(SPECIAL)
     assert learn_vocabulary(["ab ab"], 100) == [*SPECIAL, "a", "b", "##b", "ab"]

@@ -1,18 +1,16 @@
-"""The parts of a run, made from its configuration: data, checkpoint, teacher, student, objectives."""
+"""The parts of a run, made from its configuration: data, student, objectives; the teacher's are in `build_teacher`."""
 
 import dataclasses
-import hashlib
-import json
 
-import keras
 import numpy as np
 
+from tfkd import build_teacher, student
 from tfkd import config as configs
-from tfkd import student
-from tfkd.checkpoints import checkpoint as checkpoints
-from tfkd.config import Config, Dimensions, Training
-from tfkd.data import pipeline, sources, store, teacher_cache, teacher_cache_writer
+from tfkd.build_teacher import Member
+from tfkd.config import Config, Dimensions
+from tfkd.data import pipeline, sources, store
 from tfkd.data import prepare as preparation
+from tfkd.data.readings import Readings
 from tfkd.data.targets import TARGETS
 from tfkd.distiller import FROM_BATCH
 from tfkd.errors import UserError
@@ -23,29 +21,39 @@ from tfkd.objectives import OBJECTIVES
 from tfkd.objectives.layer_map import layer_pairs
 from tfkd.run_dir import cache_root
 from tfkd.schedules import Schedule
-from tfkd.teacher import CachedTeacher, LiveTeacher, build_teacher
-
-TRAINING_FORMAT = 1
-"""Of how teachers are trained; a change of it makes those trained before unused."""
+from tfkd.teacher import check_positions
 
 
 @dataclasses.dataclass
 class Data:
-    """One data set, tokenized: what batches are cut from."""
+    """One data set, tokenized: what batches are cut from.
+
+    Attributes:
+        others: the same rows as teachers with tokenizers of their own read them, by the prefix of their inputs.
+    """
 
     source: sources.Source
     stores: dict[str, store.Store]
     buckets: list[int]
     key: str
     seed: int
+    others: dict[str, "Data"] = dataclasses.field(default_factory=dict)
 
     @property
     def measured(self) -> str:
         """The split that results are measured on."""
         return "test" if "test" in self.stores else "validation"
 
-    def batches(self, split: str, batch_size: int, shuffle: bool = False) -> pipeline.Batches:
-        return pipeline.Batches(self.stores[split], batch_size, self.buckets, shuffle=shuffle, seed=self.seed)
+    def read_with(self, prefix: str) -> "Data":
+        """The data as the teachers of a prefix read them; as the student does without."""
+        return self.others[prefix] if prefix else self
+
+    def batches(self, split: str, batch_size: int, shuffle: bool = False, taught: bool = False) -> pipeline.Batches:
+        """Batches of a split; `taught`: with what teachers with tokenizers of their own read."""
+        rows = self.stores[split]
+        if taught and self.others:
+            rows = Readings(rows, {prefix: other.stores[split] for prefix, other in self.others.items()})
+        return pipeline.Batches(rows, batch_size, self.buckets, shuffle=shuffle, seed=self.seed)
 
     def train(self, batch_size: int) -> pipeline.Batches:
         return self.batches("train", batch_size, shuffle=True)
@@ -108,17 +116,26 @@ def open_source(data: configs.Data, kind: str, display, labels: list[str] | None
     return source
 
 
-def prepare(source: sources.Source, tokenizer, data: configs.Data, seed: int, display) -> Data:
-    """Tokenizes a source's splits into the cache, or finds them there."""
+def prepare(source: sources.Source, tokenizer, data: configs.Data, seed: int, display, others: dict | None = None) -> Data:
+    """Tokenizes a source's splits into the cache, or finds them there.
+
+    Arguments:
+        others: tokenizers of teachers that have their own, by the prefix of their inputs.
+    """
     with display.bar("tokenize", None) as update:
         stores = preparation.prepare(source, tokenizer, data.max_length, cache_root(), update)
     lengths = np.concatenate([rows.lengths for rows in stores.values()])
     buckets = data.buckets or pipeline.choose_buckets(lengths, data.max_length)
-    return Data(source, stores, buckets, preparation.prepared_key(source, tokenizer, data.max_length), seed)
+    key = preparation.prepared_key(source, tokenizer, data.max_length)
+    read = {prefix: prepare(source, other, data, seed, display) for prefix, other in (others or {}).items()}
+    return Data(source, stores, buckets, key, seed, read)
 
 
-def open_stage(stage: configs.Stage, data: Data, kind: str, tokenizer, display) -> Data:
+def open_stage(stage: configs.Stage, data: Data, kind: str, tokenizer, display, others: dict | None = None) -> Data:
     """What a stage is trained on: the run's data, or its own; those are plain texts where it names no label.
+
+    Arguments:
+        others: as of `prepare`.
 
     Raises:
         UserError: they have other labels than the run's, which the outputs of the models stand for.
@@ -132,64 +149,32 @@ def open_stage(stage: configs.Stage, data: Data, kind: str, tokenizer, display) 
     if TARGETS[kind].named and source.labels != labels:
         theirs, ours = ", ".join(source.labels), ", ".join(labels)
         raise UserError(f"stage {stage.name}: its data have the labels [{theirs}], the run has [{ours}]")
-    return prepare(source, tokenizer, stage.data, data.seed, display)
+    return prepare(source, tokenizer, stage.data, data.seed, display, others)
 
 
-def open_checkpoint(config: Config, task) -> checkpoints.Checkpoint | None:
-    """The teacher's checkpoint, or None for a teacher trained from scratch.
-
-    Raises:
-        UserError: it cannot be read, is too short for `data.max_length`, or lacks a head that it is to be used with.
-    """
-    if config.teacher.checkpoint is None:
-        return None
-    found = checkpoints.open_checkpoint(configs.expand(config.teacher.checkpoint, "teacher.checkpoint"), config.teacher.revision)
-    if config.data.max_length > found.max_length:
-        raise UserError(f"data.max_length = {config.data.max_length} is above the {found.max_length} positions of {found.name}")
-    keep = config.teacher.head == "keep" or (config.teacher.head == "auto" and config.teacher.finetune is None)
-    if not task.learns_from_labels:
-        return found
-    if keep and found.head is not None and not task.checkpoint_head:
-        raise UserError(
-            f"teacher.checkpoint = {found.name} brings a classification head; task: {task.name} needs one of its own: say with "
-            "teacher.finetune how to train it" + (", and leave out teacher.head: keep" if config.teacher.finetune else "")
-        )
-    if keep and found.head is None:
-        how = "use teacher.head: new" if config.teacher.finetune else "say with teacher.finetune how to train one"
-        raise UserError(f"teacher.checkpoint = {found.name} has no head for task: {task.name}; {how}")
-    return found
+def make_teacher(config: Config, members: list[Member], labels: list[str], task):
+    """The teachers before any training here, and how they are asked as one. Raises `UserError` where they do not fit."""
+    return build_teacher.make_teacher(
+        config,
+        members,
+        labels,
+        task,
+        lambda dimensions, outputs, size: from_dimensions(dimensions, config, outputs, size, task, "teacher"),
+    )
 
 
-def make_teacher(config: Config, checkpoint, labels: list[str], vocabulary_size: int, task):
-    """The teacher before any training here: from dimensions, or a checkpoint with its own head or a new one."""
-    if checkpoint is None:
-        return from_dimensions(
-            config.teacher.dimensions, config, _outputs(task, labels, vocabulary_size), vocabulary_size, task, "teacher"
-        )
-    if (
-        task.checkpoint_head
-        and checkpoint.head is not None
-        and (config.teacher.head == "keep" or config.teacher.finetune is None)
-    ):
-        return build_teacher(checkpoint.encoder, checkpoint.head, checkpoint.labels, labels, config.teacher.label_map)
-    head = task.head(_outputs(task, labels, vocabulary_size), dropout=checkpoint.encoder.config["dropout"])
-    model = TransformerWithHead(checkpoint.encoder, head, name="teacher")
-    if checkpoint.pooler is not None and getattr(head, "hidden_dense", None) is not None:
-        kernel, bias = checkpoint.pooler
-        head.hidden_dense.kernel.assign(kernel)
-        head.hidden_dense.bias.assign(bias)
-    return model
-
-
-def _outputs(task, labels: list[str], vocabulary_size: int) -> int:
-    return vocabulary_size if task.over_vocabulary else task.outputs(labels)
-
-
-def make_student(config: Config, teacher, vocabulary_size: int, task):
-    """The student before training: some layers of the teacher, or new dimensions."""
+def make_student(config: Config, teacher, labels: list[str], vocabulary_size: int, task):
+    """The student before training: some layers of the (first) teacher, or new dimensions."""
     if config.student.layers is not None:
-        return student.from_layers(teacher, config.student.layers)
-    return from_dimensions(config.student.dimensions, config, teacher.head.classes, vocabulary_size, task, "student")
+        first = getattr(teacher, "teachers", [teacher])[0]
+        return student.from_layers(first.model, config.student.layers)
+    outputs = build_teacher.count_outputs(task, labels, vocabulary_size)
+    if outputs is None:
+        shape = teacher.shapes(("logits",))["logits"]
+        if shape is None or shape[-1] is None:
+            raise UserError(f"{teacher.name} does not say how many numbers it answers with; export it with a fixed shape")
+        outputs = shape[-1]
+    return from_dimensions(config.student.dimensions, config, outputs, vocabulary_size, task, "student")
 
 
 def from_dimensions(dimensions: Dimensions, config: Config, classes: int, vocabulary_size: int, task, name: str):
@@ -200,22 +185,6 @@ def from_dimensions(dimensions: Dimensions, config: Config, classes: int, vocabu
         vocabulary_size, **given, max_positions=config.data.max_length, segments=segments, name="encoder"
     )
     return TransformerWithHead(encoder, task.head(classes, dimensions.pooling, dimensions.dropout), name=name)
-
-
-def teacher_key(config: Config, teacher, training: Training, data_key: str, buckets: list[int]) -> str:
-    """Digest of all that a trained teacher depends on: its weights before training, whatever they came from, first of all."""
-    start = hashlib.sha256(json.dumps(keras.saving.serialize_keras_object(teacher), sort_keys=True).encode())
-    for weight in teacher.get_weights():
-        start.update(np.ascontiguousarray(weight).data)
-    parts = {
-        "format": TRAINING_FORMAT,
-        "start": start.hexdigest(),
-        "training": training.model_dump(mode="json"),
-        "data": data_key,
-        "buckets": buckets,
-        "seed": config.seed,
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def schedule(value: float | configs.Changing, steps: int, steps_per_epoch: int) -> float | Schedule:
@@ -229,13 +198,14 @@ def make_objectives(distill: configs.Distill, task, student, teacher, steps: int
     """What the student learns from the teacher, projections included.
 
     Arguments:
+        teacher: a `LiveTeacher` or what is asked as one is.
         steps, steps_per_epoch: of the training, for what changes while it goes on.
 
     Raises:
         UserError: an objective does not fit the two models.
     """
     default = [configs.Objective(name=task.response)]
-    knowledge, made = LiveTeacher(teacher), []
+    made = []
     for choice in distill.objectives or default:
         kind, knows = OBJECTIVES[choice.name], configs.OBJECTIVE_OPTIONS[choice.name]
         told = {name for name in task.response_arguments if name in knows or choice.name == task.response}
@@ -246,40 +216,27 @@ def make_objectives(distill: configs.Distill, task, student, teacher, steps: int
         try:
             pooled = "vector" in knows and choice.vector != "mean"  # reads the head's vector: no layer is chosen
             if "layers" in knows and kind.default_layers is not None and not pooled:
-                sizes = student.encoder.config["layers"], teacher.encoder.config["layers"]
-                options["layers"] = layer_pairs(options.get("layers", kind.default_layers), *sizes)
+                choice_of_layers = options.get("layers", kind.default_layers)
+                options["layers"] = layer_pairs(choice_of_layers, student.encoder.config["layers"], _layers(teacher, choice))
             weight = schedule(choice.weight, steps, steps_per_epoch)
             objective = kind(weight=weight, name=choice.label or choice.name, **options)
+            check_positions(teacher, objective.teacher_names)
             if not objective.built:
                 asked = [name for name in objective.student_names if name not in FROM_BATCH]
-                objective.build(inner_shapes(student, asked), knowledge.shapes(objective.teacher_names))
+                objective.build(inner_shapes(student, asked), teacher.shapes(objective.teacher_names))
         except ValueError as error:
             raise UserError(f"distill.objectives: {error}") from None
         made.append(objective)
     return made
 
 
-def make_knowledge(config: Config, teacher, objectives: list, batches: pipeline.Batches, display):
-    """How the student is told what the teacher knows: asked anew at every step, or once and read from disk afterwards.
-
-    Returns:
-        The teacher that a `Distiller` takes, and the batches that go with it.
-    """
-    live = LiveTeacher(teacher)
-    if not config.teacher.cache:
-        return live, batches
-    names = tuple(dict.fromkeys(name for objective in objectives for name in objective.teacher_names))
-    key = teacher_cache.cache_key(teacher_cache.model_digest(teacher), batches.store, names, config.teacher.cache_top_k)
-    with display.bar("teacher's outputs", len(batches.store)) as update:
-        cache = teacher_cache_writer.write_cache(
-            cache_root() / "outputs" / key,
-            live,
-            names,
-            batches.store,
-            batches.buckets.tolist(),
-            batches.batch_size,
-            config.teacher.cache_top_k,
-            lambda done, rows: update(done, f"{rows:,} rows", rows),
-        )
-    display.say(f"Teacher's outputs: {', '.join(cache.names)} of {len(cache):,} rows, {cache.bytes / 1e6:,.1f} MB on disk")
-    return CachedTeacher(cache.shapes(names)), batches.with_teacher(cache)
+def _layers(teacher, objective: configs.Objective) -> int:
+    """How many layers the teacher's tensors are numbered by. Raises `ValueError` where nobody knows."""
+    if teacher.layers is not None:
+        return teacher.layers
+    if hasattr(teacher, "teachers"):
+        raise ValueError(f"{objective.name}: the teachers differ in their number of layers; use objectives without layers")
+    raise ValueError(
+        f"{objective.name}: {teacher.name} does not number its layers: say with teacher.inner which tensor is hidden.0 and so "
+        "on; a SavedModel has none"
+    )

@@ -1,10 +1,12 @@
 """The schema of a run: what a YAML file may say, its defaults, and one-line answers to what it may not. No TensorFlow.
 
-Sections in the order of a run: data, teacher, student, distill, train, strategy, evaluate, export.
+Sections in the order of a run: data, teacher, student, distill, train, strategy, checkpoint, compression, evaluate,
+export.
 `python -m tfkd.config > configs/schema.json` writes the JSON Schema that editors read.
 """
 
 import difflib
+import itertools
 import json
 import os
 import pathlib
@@ -32,6 +34,12 @@ TASKS = (
     "sentence_embedding",
 )
 
+WITHOUT_CLASSES = ("regression", "question_answering", "sentence_embedding")
+"""Tasks whose labels cannot be smoothed."""
+
+QUANTIZABLE = ("classification", "regression", "multilabel", "tagging", "question_answering")
+"""Tasks whose heads `tfkd.models.quantized` knows."""
+
 _SOFTENED = ("temperature", "over")
 _FEATURES = ("layers", "projection")
 OBJECTIVE_OPTIONS = {
@@ -56,6 +64,10 @@ OBJECTIVE_OPTIONS = {
     "contrastive": ("vector", "layers", "tau", "projection"),
 }
 """Objective -> what it may be told besides its weight; a test holds it to the classes of `tfkd.objectives`."""
+
+
+_TOGETHER = ("rkd_distance", "rkd_angle", "similarity_preserving", "contrastive")
+"""Objectives that compare the examples of a batch with one another; a test holds it to `tfkd.objectives`."""
 
 
 class Section(pydantic.BaseModel):
@@ -199,56 +211,145 @@ class Training(Section):
     label_smoothing: Dropout = 0.0
     early_stopping: Positive | None = None
     """Stop after this many epochs without a better validation metric. The best epoch is kept in any case."""
+    max_bad_steps: Annotated[int, Field(ge=0)] = 10
+    """How many steps whose loss or gradients are no finite numbers may be skipped before the training stops."""
+    accumulate: Positive = 1
+    """Parts, one after another, that a step computes its batch in: the same step in less memory."""
+    checkpoint_gradients: bool = False
+    """Keeps of each block what goes into it alone and computes it again for the gradients: less memory for long texts."""
+
+    @pydantic.model_validator(mode="after")
+    def _parts(self):
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"accumulate = {self.accumulate} does not divide batch_size = {self.batch_size}")
+        return self
 
 
-class Teacher(Section):
-    """The large model: a checkpoint with a head as it is, a checkpoint fine-tuned here, or one trained here from scratch."""
+class TeacherModel(Section):
+    """One large model: a checkpoint as it is or fine-tuned here, a Keras file, a SavedModel, or one trained here from scratch."""
 
     checkpoint: str | None = None
-    """Hugging Face BERT-family folder, `hf://owner/name`, KerasHub preset folder or `keras_hub://preset`; `${NAMES}` expand."""
+    """Hugging Face BERT-family folder, `hf://owner/name`, KerasHub preset folder, `keras_hub://preset`, or a run of tfkd."""
     revision: str | None = None
     """Branch, tag or commit of an `hf://` checkpoint."""
     head: Literal["auto", "keep", "new"] = "auto"
-    """`keep` the checkpoint's classification head, start a `new` one, or `auto`: keep it unless there is fine-tuning."""
-    label_map: dict[str, str] | None = None
-    """Checkpoint label name -> data label name, where the two disagree."""
+    """`keep` the checkpoint's head, start a `new` one, or `auto`: keep it unless there is fine-tuning."""
     finetune: Training | None = None
     """Trains the checkpoint on the same data first; needed where it has no head."""
+    keras_file: str | None = None
+    """A `.keras` file. A functional model or KerasHub task teaches what its layers hold, any other model its output alone."""
+    saved_model: str | None = None
+    """A SavedModel folder; it teaches its output alone."""
+    signature: str | None = None
+    """Of a SavedModel: which one is asked; default: `serving_default`, or the only one."""
+    output: str | None = None
+    """Of a SavedModel: which of the signature's outputs; default: `logits`, or the only one."""
+    inputs: dict[str, str] | None = None
+    """Of a SavedModel: its name of an input -> token_ids, padding_mask or segment_ids, where it is no well-known one."""
+    inner: dict[str, str] | None = None
+    """Of a Keras file: tfkd's name of an inner tensor -> layer path, such as {hidden.3: bert_backbone/transformer_layer_3}."""
+    activation: Literal["linear", "softmax", "sigmoid"] | None = None
+    """What the output has been through; default: what a Keras model's last layer says, and linear of a SavedModel."""
+    vocabulary: str | None = None
+    """vocab.txt of the word pieces that a Keras file or SavedModel reads; default: the one beside it, or of its run."""
+    lowercase: bool | None = None
+    """Whether it reads lower-cased text without accents; default: what the settings beside its vocabulary say, else yes."""
+    trust: bool = False
+    """Lets a Keras file or SavedModel run code of its maker."""
+    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] | None = None
+    """What it computes in, trained here and teaching, whatever the student does; default: `strategy.precision`."""
+    label_map: dict[str, str] | None = None
+    """Teacher's label -> data label, where the two disagree; labels without names are "0", "1", ..."""
     dimensions: Dimensions | None = None
     """A teacher trained here from scratch, with `train`."""
     train: Training | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _one_kind(self):
+        given = [name for name in self._kinds() if getattr(self, name) is not None]
+        if len(given) != 1:
+            choices = ", ".join(f"teacher.{name}" for name in self._kinds())
+            raise ValueError(f"give exactly one of {choices}, not {', '.join(given) or 'none'}")
+        for name, kinds in _GOES_WITH.items():
+            value = getattr(self, name)
+            if value != TeacherModel.model_fields[name].default and given[0] not in kinds:
+                shown = f": {value}" if isinstance(value, str) else ""
+                raise ValueError(f"teacher.{name}{shown} goes with {' or '.join(f'teacher.{kind}' for kind in kinds)}")
+        if self.dimensions is not None and self.train is None:
+            raise ValueError("teacher.dimensions needs teacher.train: how to train it")
+        if self.head == "new" and self.finetune is None:
+            raise ValueError("teacher.head: new is random: say with teacher.finetune how to train it")
+        if self.revision is not None and not self.checkpoint.startswith(("hf://", "$")):
+            raise ValueError(f"teacher.revision = {self.revision} goes with an hf:// checkpoint, not with {self.checkpoint}")
+        if self.label_map is not None and self.finetune is not None and self.head != "keep":
+            raise ValueError(
+                "teacher.label_map goes with the checkpoint's own head; fine-tuning keeps it with teacher.head: keep"
+            )
+        return self
+
+    @classmethod
+    def _kinds(cls) -> tuple[str, ...]:
+        return ("checkpoint", "keras_file", "saved_model", "dimensions")
+
+    @property
+    def training(self) -> Training | None:
+        """How it is trained here, if it is."""
+        return self.finetune or self.train
+
+
+_FILES = ("keras_file", "saved_model")
+_GOES_WITH = {
+    **dict.fromkeys(("revision", "head", "finetune"), ("checkpoint",)),
+    **dict.fromkeys(("signature", "output", "inputs"), ("saved_model",)),
+    **dict.fromkeys(("activation", "vocabulary", "lowercase", "trust"), _FILES),
+    "inner": ("keras_file",),
+    "label_map": ("checkpoint", *_FILES),
+    "precision": ("checkpoint", "keras_file", "dimensions"),
+    "train": ("dimensions",),
+}
+"""What may be said of which kind of teacher."""
+
+
+class Member(TeacherModel):
+    """One of several teachers."""
+
+    weight: Annotated[float, Field(gt=0.0)] = 1.0
+    """Its share in the average, or how often it is drawn."""
+
+
+class Teacher(TeacherModel):
+    """The large model that is distilled, or several as one."""
+
+    members: Annotated[list[Member], Field(min_length=2)] | None = None
+    """Several teachers, in place of one: each as a teacher alone, with a weight."""
+    combine: Literal["average", "random"] = "average"
+    """Of several: the weighted average of their probabilities, or one of them drawn at each step."""
     cache: bool = False
     """Asks the teacher about every training row once, keeps its answers on disk, and reads them in every later epoch and run."""
     cache_top_k: Positive | None = None
     """Keeps only the k largest logits of an answer; for outputs of thousands of classes."""
 
     @pydantic.model_validator(mode="after")
-    def _one_kind(self):
+    def _as_a_whole(self):
         if self.cache_top_k is not None and not self.cache:
             raise ValueError("teacher.cache_top_k goes with teacher.cache: true")
-        if (self.checkpoint is None) == (self.dimensions is None):
-            raise ValueError("give exactly one of teacher.checkpoint and teacher.dimensions")
-        if self.checkpoint is None and self.train is None:
-            raise ValueError("teacher.dimensions needs teacher.train: how to train it")
-        if self.checkpoint is None and self.finetune is not None:
-            raise ValueError("teacher.finetune goes with teacher.checkpoint; with teacher.dimensions use teacher.train")
-        if self.checkpoint is not None and self.train is not None:
-            raise ValueError("teacher.train goes with teacher.dimensions; with teacher.checkpoint use teacher.finetune")
-        if self.head == "new" and self.checkpoint is not None and self.finetune is None:
-            raise ValueError("teacher.head: new is random: say with teacher.finetune how to train it")
-        if self.checkpoint is None:
-            for name in ("revision", "label_map"):
-                if getattr(self, name) is not None:
-                    raise ValueError(f"teacher.{name} goes with teacher.checkpoint")
-            if self.head != "auto":
-                raise ValueError(f"teacher.head: {self.head} goes with teacher.checkpoint")
-        elif self.revision is not None and not self.checkpoint.startswith(("hf://", "$")):
-            raise ValueError(f"teacher.revision = {self.revision} goes with an hf:// checkpoint, not with {self.checkpoint}")
-        elif self.label_map is not None and self.finetune is not None and self.head != "keep":
+        if self.combine == "random" and self.members is None:
+            raise ValueError("teacher.combine: random goes with teacher.members")
+        if self.combine == "random" and self.cache:
             raise ValueError(
-                "teacher.label_map goes with the checkpoint's own head; fine-tuning keeps it with teacher.head: keep"
+                "teacher.cache: true keeps one answer to every row, and teacher.combine: random draws another teacher at each "
+                "step: use combine: average, or cache: false"
             )
         return self
+
+    @classmethod
+    def _kinds(cls) -> tuple[str, ...]:
+        return (*super()._kinds(), "members")
+
+    @property
+    def models(self) -> list[TeacherModel]:
+        """The teachers, one or several."""
+        return list(self.members or [self])
 
 
 class Student(Section):
@@ -257,7 +358,9 @@ class Student(Section):
     dimensions: Dimensions | None = None
     """Starts from random weights."""
     layers: Positive | list[Annotated[int, Field(ge=0)]] | None = None
-    """Teacher layers to copy: how many (spread uniformly) or which (from 0, rising)."""
+    """Teacher layers to copy: how many (spread uniformly) or which (from 0, rising). Of several teachers, the first one's."""
+    vocabulary: Literal["teacher", "learned"] = "teacher"
+    """Whose word pieces it reads: those that the (first) teacher brings, or `data.vocabulary_size` learned from the data."""
 
     @pydantic.model_validator(mode="after")
     def _one_kind(self):
@@ -378,19 +481,46 @@ class Stage(Section):
 class Strategy(Section):
     """Devices, precision and compilation."""
 
-    kind: Literal["auto", "one", "mirrored"] = "auto"
-    """`auto`: MirroredStrategy where there are several GPUs, one device otherwise."""
+    kind: Literal["auto", "one", "mirrored", "multi_worker"] = "auto"
+    """`multi_worker`: several machines, named by `TF_CONFIG` or `--cluster`. `auto`: that where `TF_CONFIG` names several, else
+    MirroredStrategy where there are several GPUs, else one device."""
     logical_cpus: Positive | None = None
     """Splits the CPU into this many logical devices and mirrors over them: a rehearsal of several GPUs."""
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
     xla: Literal["auto"] | bool = "auto"
     """`auto`: compiled where the planned steps pay for it."""
+    deterministic: bool = False
+    """The same bits on a GPU each time, at some cost of speed. On CPUs they are the same in any case."""
 
     @pydantic.model_validator(mode="after")
     def _kinds_agree(self):
-        if self.kind == "one" and self.logical_cpus not in (None, 1):
-            raise ValueError(f"strategy.kind: one contradicts strategy.logical_cpus = {self.logical_cpus}")
+        if self.kind in ("one", "multi_worker") and self.logical_cpus not in (None, 1):
+            raise ValueError(f"strategy.kind: {self.kind} contradicts strategy.logical_cpus = {self.logical_cpus}")
         return self
+
+
+class Checkpoint(Section):
+    """How often a training writes all that `--resume` needs; after each epoch it always does."""
+
+    minutes: Annotated[float, Field(gt=0.0)] | None = 5.0
+    """Minutes from one checkpoint to the next."""
+    steps: Positive | None = None
+    """Steps from one checkpoint to the next."""
+
+
+class QuantizationAware(Training):
+    """A last training of the student, in which every operation rounds as int8 arithmetic does."""
+
+    epochs: Positive = 1
+    range_pace: Annotated[float, Field(gt=0.0)] = 50.0
+    """How much faster than the weights the logarithms of the ranges of 8 bits are learned."""
+
+
+class Compression(Section):
+    """What is done to a finished student to make it smaller."""
+
+    qat: QuantizationAware | None = None
+    """Quantization-aware training, for `tflite:int8_qat`; `{}` for its defaults. `student.keras` stays as it is."""
 
 
 class Evaluate(Section):
@@ -400,15 +530,58 @@ class Evaluate(Section):
     """Resamples of the test split behind every 95 % interval."""
 
 
+EXPORT_VARIANTS = {
+    "saved_model": ("float32",),
+    "tflite": ("float32", "float16", "int8_dynamic", "int8", "int8_qat", "int4_dynamic"),
+    "mediapipe": ("float32", "int8_dynamic"),
+    "onnx": ("float32", "float16", "int8_dynamic", "int8"),
+    "huggingface": ("float32",),
+}
+"""Format -> its variants; a test holds it to the table of `export`."""
+
+EXPORT_FILES = tuple(f"{format}:{variant}" for format, variants in EXPORT_VARIANTS.items() for variant in variants)
+_VARIANTS = tuple(dict.fromkeys(variant for variants in EXPORT_VARIANTS.values() for variant in variants))
+
+
+class Tolerance(Section):
+    """How far a file may be from the Keras student; what is left out is as usual for its variant."""
+
+    difference: Annotated[float, Field(gt=0.0)] | None = None
+    """Largest difference of a logit, in units of the largest logit of the student, or of 1 where that is larger."""
+    disagreement: Fraction | None = None
+    """Share of examples that may get another answer."""
+    drop: Fraction | None = None
+    """How much of the metric may be lost."""
+
+
 class Export(Section):
     """Which files leave, and how they are proven."""
 
-    formats: list[Literal["saved_model", "tflite", "onnx"]] = ["saved_model", "tflite", "onnx"]
-    """May be empty: nothing is exported."""
-    length: Positive | None = None
-    """Fixed input length of TFLite files; default: `data.max_length`."""
+    formats: list[Literal[(*EXPORT_VARIANTS, *EXPORT_FILES)]] = ["saved_model", "tflite", "onnx"]
+    """A format for its usual variants, `tflite:int8` for one. May be empty: nothing is exported."""
+    lengths: Annotated[list[Positive], Field(min_length=1)] | None = None
+    """Fixed input lengths of TFLite files, rising, a signature each; default: `data.max_length` alone."""
     examples: Annotated[int, Field(ge=256, le=2000)] = 512
     """Test examples that every file is compared with the Keras student on; all of them where there are fewer."""
+    tolerance: dict[Literal[(*_VARIANTS, *EXPORT_FILES)], Tolerance] = {}
+    """By variant, such as `int8`, or by file, such as `tflite:int8`."""
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _one_length(cls, tree):
+        """Runs of before 0.2.0 say `length`, a single one."""
+        if not isinstance(tree, dict) or "length" not in tree:
+            return tree
+        if tree.get("lengths") is not None:
+            raise ValueError("export.length and export.lengths are both given; export.lengths alone is enough")
+        rest = {key: value for key, value in tree.items() if key not in ("length", "lengths")}
+        return rest | ({} if tree["length"] is None else {"lengths": [tree["length"]]})
+
+    @pydantic.model_validator(mode="after")
+    def _rising(self):
+        if self.lengths is not None and sorted(set(self.lengths)) != self.lengths:
+            raise ValueError(f"export.lengths must rise, not {self.lengths}")
+        return self
 
 
 class Config(Section):
@@ -430,19 +603,34 @@ class Config(Section):
     stages: Annotated[list[Stage], Field(min_length=1)] | None = None
     """Trains the student in several stages, in place of `distill` and `train`; the baseline is trained as in the last one."""
     strategy: Strategy = Strategy()
+    checkpoint: Checkpoint = Checkpoint()
+    compression: Compression = Compression()
     evaluate: Evaluate = Evaluate()
     export: Export = Export()
 
     @pydantic.model_validator(mode="after")
     def _student_fits(self):
-        dimensions = self.teacher.dimensions
-        if dimensions is not None and self.student.layers is not None:
-            _check_layers(self.student.layers, dimensions.layers)
+        first = self.teacher.models[0]
+        if self.student.layers is not None and first.dimensions is not None:
+            _check_layers(self.student.layers, first.dimensions.layers)
+        elif self.student.layers is not None and first.saved_model is not None:
+            raise ValueError("student.layers copies layers, and teacher.saved_model shows none: give student.dimensions")
+        elif self.student.layers is not None and self.student.vocabulary == "learned":
+            raise ValueError("student.layers copies what reads the teacher's word pieces: leave student.vocabulary: learned out")
         pairs = self.data.columns.text_pair is not None or self.task == "question_answering"
         least = 5 if pairs else 3  # special pieces, and one of each text
-        if self.export.length is not None and not least <= self.export.length <= self.data.max_length:
-            limits = f"must be from {least} to data.max_length = {self.data.max_length}"
-            raise ValueError(f"export.length = {self.export.length}: {limits}")
+        for length in self.export.lengths or ():
+            if not least <= length <= self.data.max_length:
+                limits = f"must be from {least} to data.max_length = {self.data.max_length}"
+                raise ValueError(f"export.lengths holds {length}: {limits}")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _quantizable(self):
+        if self.compression.qat is not None and self.task not in QUANTIZABLE:
+            raise ValueError(f"compression.qat goes with task: {', '.join(QUANTIZABLE)}; not with {self.task}")
+        if self.compression.qat is None and "tflite:int8_qat" in self.export.formats:
+            raise ValueError("export.formats has tflite:int8_qat, which needs compression.qat: {}: how to train for it")
         return self
 
     @pydantic.model_validator(mode="after")
@@ -453,8 +641,32 @@ class Config(Section):
             raise ValueError("task: sentence_embedding learns from the teacher alone: set distill.alpha to 0")
         if self.baseline:
             raise ValueError("task: sentence_embedding has no labels that a baseline could learn from: set baseline to false")
-        if self.teacher.finetune is not None or self.teacher.train is not None:
+        if any(model.training is not None for model in self.teacher.models):
             raise ValueError("task: sentence_embedding takes a teacher.checkpoint as it is: leave teacher.finetune and train out")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _classes_to_smooth(self):
+        trained = {"train": self.train} | {f"stage {stage.name}: train": stage.train for stage in self.stages or []}
+        for number, model in enumerate(self.teacher.models):
+            where = "teacher" if self.teacher.members is None else f"teacher.members.{number}"
+            trained |= {f"{where}.finetune": model.finetune, f"{where}.train": model.train}
+        for where, training in trained.items():
+            if training is not None and training.label_smoothing and self.task in WITHOUT_CLASSES:
+                value = f"{where}.label_smoothing = {training.label_smoothing}"
+                raise ValueError(f"{value}: task: {self.task} has no classes to smooth; leave it out")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _batches_whole(self):
+        for stage in self.trainings():
+            together = [objective.name for objective in stage.distill.objectives or [] if objective.name in _TOGETHER]
+            if together and stage.train.accumulate > 1:
+                where = "train" if self.stages is None else f"stage {stage.name}: train"
+                raise ValueError(
+                    f"{where}.accumulate = {stage.train.accumulate}: {together[0]} compares all examples of a batch, which "
+                    "cannot come in parts; leave one of the two out"
+                )
         return self
 
     @pydantic.model_validator(mode="after")
@@ -485,13 +697,75 @@ def _check_layers(layers: int | list[int], available: int) -> None:
         raise ValueError(f"student.layers = {layers} asks for more than the teacher's {available} layers")
 
 
+LARGEST_FILE = 300_000  # bytes; read in a few seconds
+MOST_NODES = 100_000  # values, those that aliases repeat counted each time: nine lines of aliases can stand for billions
+DEEPEST = 50  # brackets within brackets
+
+
+class _Mistake(yaml.MarkedYAMLError):
+    """What YAML allows and a configuration does not; its text needs no further words."""
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML as people write it: PyYAML alone takes `1e-3`, a number in YAML 1.2, for a string."""
+    """YAML as people write it: PyYAML alone takes `1e-3`, a number in YAML 1.2, for a string, and the last of two equal keys."""
+
+    def get_single_node(self):
+        node = super().get_single_node()
+        if node is not None:
+            _nodes(node, {})
+        return node
+
+    def compose_mapping_node(self, anchor):
+        node, seen = super().compose_mapping_node(anchor), set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise _Mistake(problem=f"key {key.value} is there twice; delete one of them", problem_mark=key.start_mark)
+                seen.add(key.value)
+        return node
+
+    def construct_object(self, node, deep=False):
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, TypeError, LookupError, AttributeError):  # of the 13th month, of `!!int x`, of 5,000 digits
+            kind = node.tag.rpartition(":")[2]
+            raise _Mistake(problem=f"{_show(node.value)} is no {kind}; put it in quotes", problem_mark=node.start_mark) from None
+
+    def fetch_flow_collection_start(self, kind):
+        if self.flow_level >= DEEPEST:
+            raise _Mistake(problem=f"more than {DEEPEST} brackets within brackets", problem_mark=self.get_mark())
+        super().fetch_flow_collection_start(kind)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """Puts quotes around what `_Loader` would take for a number, and escapes what it would take for the end of a line."""
+
+    def represent_str(self, data):
+        style = '"' if len(data.splitlines()) > 1 or re.search("[\x85\u2028\u2029]", data) else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    )
+
+
+def _nodes(node: yaml.Node, known: dict[int, int | None]) -> int:
+    """Counts a node and all below it with every alias written out. Raises where they are too many, or never end."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) in known:
+        if known[id(node)] is None:
+            raise _Mistake(problem="an anchor that holds an alias of itself", problem_mark=node.start_mark)
+        return known[id(node)]
+    known[id(node)] = None
+    below = itertools.chain.from_iterable(node.value) if isinstance(node, yaml.MappingNode) else node.value
+    known[id(node)] = count = 1 + sum(_nodes(child, known) for child in below)
+    if count > MOST_NODES:
+        raise _Mistake(problem=f"aliases that stand for more than {MOST_NODES:,} values", problem_mark=node.start_mark)
+    return count
 
 
 def load(path: str | os.PathLike, overrides: list[str] | tuple[str, ...] = ()) -> Config:
@@ -505,20 +779,7 @@ def load(path: str | os.PathLike, overrides: list[str] | tuple[str, ...] = ()) -
         UserError: one line with the file, the full key, the value and the nearest valid key.
     """
     path = pathlib.Path(path)
-    try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (FileNotFoundError, IsADirectoryError):
-        raise UserError(f"{path}: no such configuration file") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: byte {error.start} is not UTF-8") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: {_yaml_problem(error)}") from None
-    except (ValueError, RecursionError) as error:  # PyYAML: impossible dates, bottomless nesting
-        raise UserError(f"{path}: not readable as YAML ({str(error).splitlines()[0]})") from None
-    if not isinstance(tree, dict):
-        raise UserError(f"{path}: must hold `key: value` lines (data, teacher, student, ...), not {_show(tree)}")
+    tree = _read(path)
     for override in overrides:
         _set(tree, override)
     return parse(tree, str(path))
@@ -526,15 +787,66 @@ def load(path: str | os.PathLike, overrides: list[str] | tuple[str, ...] = ()) -
 
 def parse(tree: dict, where: str = "configuration") -> Config:
     """Checks a tree of plain values against the schema. Raises `UserError` with the first mistake, as `load` does."""
+    unwritable = next(_unwritable(tree), None)
+    if unwritable is not None:
+        raise UserError(f"{where}: {unwritable}")
     try:
         return Config.model_validate(tree)
     except pydantic.ValidationError as error:
         raise UserError(f"{where}: {_explain(error)}") from None
 
 
+def _read(path: pathlib.Path) -> dict:
+    """The tree of plain values in a YAML file. Raises `UserError` as `load` does."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read(LARGEST_FILE + 1)
+        if len(content) > LARGEST_FILE:
+            raise UserError(f"{path}: has more than {LARGEST_FILE:,} bytes, and is hardly a configuration")
+        text = content.decode("utf-8-sig")
+        tree = _yaml(text)
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(f"{path}: no such configuration file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}: line {line}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: {_yaml_problem(error, text)}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: must hold `key: value` lines (data, teacher, student, ...), not {_show(tree)}")
+    return tree
+
+
+def _yaml(text: str):
+    """Plain values of a text, none of them shared: an override of one place must not change another. Raises `YAMLError`."""
+    try:
+        return _unshared(yaml.load(text, _Loader))
+    except RecursionError:
+        raise yaml.YAMLError("nested too deep") from None
+
+
+def _unshared(value):
+    if isinstance(value, dict):
+        return {key: _unshared(inner) for key, inner in value.items()}
+    return [_unshared(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _unwritable(value, key: str = "") -> typing.Iterator[str]:
+    """Complaints about texts that no file could be named by, nor UTF-8 hold: with NUL or half of a surrogate pair."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, child in inner:
+        place = f"{key}.{name}" if key else str(name)
+        yield from _unwritable(name, place)
+        yield from _unwritable(child, place)
+    if isinstance(value, str) and re.search("[\0\ud800-\udfff]", value):
+        yield f"{_show(key)} = {_show(value)}: holds NUL or half of a surrogate pair"
+
+
 def dump(config: Config) -> str:
     """The configuration as YAML with every default written out; `load` reads it back unchanged."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+    return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def expand(path: str, key: str) -> str:
@@ -554,8 +866,8 @@ def _set(tree: dict, override: str) -> None:
     if not equals or not key:
         raise UserError(f"--set {override}: write key=value, such as train.epochs=2")
     try:
-        value = yaml.load(text, _Loader) if text else None
-    except (yaml.YAMLError, ValueError, RecursionError):
+        value = _yaml(text) if text else None
+    except yaml.YAMLError:
         raise UserError(f"--set {override}: {text} is not a YAML value") from None
     *parents, last = key.split(".")
     node = tree
@@ -571,25 +883,43 @@ def _set(tree: dict, override: str) -> None:
 def _explain(error: pydantic.ValidationError) -> str:
     """The first mistake in one line: full key, value, fix. Unknown keys come first: they explain missing ones."""
     problems = error.errors(include_url=False)
-    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    location = [part for part in problem["loc"] if not (isinstance(part, str) and _UNION_TAG.search(part))]
-    key = ".".join(str(part) for part in location)
+    problem = next((p for p in problems if p["type"] in ("extra_forbidden", "invalid_key")), problems[0])
+    *above, last = problem["loc"] or ("",)
+    location = [part for part in above if not _is_tag(part)]
+    if problem["loc"] and (problem["type"] == "extra_forbidden" or not _is_tag(last)):
+        location.append(last)
+    key = ".".join(part if re.fullmatch(r"[\w-]+", part) else _show(part) for part in map(str, location))
     value = _show(problem["input"])
     match problem["type"]:
         case "extra_forbidden":
-            return f"{key} = {value}: unknown key{_nearest(key)}"
+            return f"{key} = {value}: unknown key{_nearest([str(part) for part in location])}"
         case "missing":
             return f"{key}: missing, and it has no default"
         case "value_error":
             return str(problem["ctx"]["error"]) if key in ("", *_SECTIONS) else f"{key}: {problem['ctx']['error']}"
         case "literal_error":
             return f"{key} = {value}: must be {problem['ctx']['expected']}{_close(problem)}"
+        case "string_type":
+            return f"{key} = {value}: {_lower(problem['msg'])}" + ("" if isinstance(problem["input"], list | dict) else _QUOTE)
+        case "int_type" | "float_type" | "bool_type" if re.fullmatch(r"[-+.eE\d]+|true|false", str(problem["input"])):
+            return f"{key} = {value}: {_lower(problem['msg'])}" + ("; write it without quotes" if value[0] == '"' else "")
+        case "model_type" | "dict_type":
+            inside = _siblings([part for part in location if isinstance(part, str)])
+            return f"{key} = {value}: must be a section of `key: value` lines" + (f": {', '.join(inside)}" if inside else "")
         case _:
             return f"{key} = {value}: {_lower(problem['msg'])}"
 
 
-_SECTIONS = ("data", "teacher", "student", "strategy")  # whose own messages already carry full keys
-_UNION_TAG = re.compile(r"^(bool|int|float|str)$|^constrained-|\[")  # what pydantic adds to the place of a value in a union
+_SECTIONS = ("data", "teacher", "student", "strategy", "export")  # whose own messages already carry full keys
+_QUOTE = "; put it in quotes"
+
+
+def _is_tag(part: str | int) -> bool:
+    """Whether a part of a place is what pydantic adds there for a value in a union: a type that it tried."""
+    return isinstance(part, str) and (
+        part in {kind.__name__ for kind in Section.__subclasses__()}
+        or re.fullmatch(r"bool|int|float|str|constrained-.*|[a-z-]+\[.*\]|\[key\]", part) is not None
+    )
 
 
 def _close(problem: dict) -> str:
@@ -598,19 +928,27 @@ def _close(problem: dict) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _nearest(key: str) -> str:
+def _nearest(location: list[str]) -> str:
     """The valid key that looks most like an unknown one: in its own section first, then anywhere."""
-    keys = list(_keys(Config))
-    key = ".".join(part for part in key.split(".") if not part.isdigit())  # places in lists
-    section, _, last = key.rpartition(".")
-    siblings = {k.rpartition(".")[2]: k for k in keys if k.rpartition(".")[0] == section}
+    *above, last = location
+    siblings = _siblings(above)
     close = difflib.get_close_matches(last, siblings, n=1, cutoff=0.6)
     if close:
-        return f"; did you mean {siblings[close[0]]}?"
-    elsewhere = [k for k in keys if k.rpartition(".")[2] == last] or difflib.get_close_matches(key, keys, n=1, cutoff=0.7)
-    if elsewhere:
-        return f"; did you mean {elsewhere[0]}?"
-    return f"; {section or 'the configuration'} knows {', '.join(siblings)}" if siblings else ""
+        return f"; did you mean {'.'.join([*above, close[0]])}?"
+    elsewhere = {}
+    for key in _keys(Config):
+        elsewhere.setdefault(key.rpartition(".")[2], key)
+    close = difflib.get_close_matches(last, elsewhere, n=1, cutoff=0.8)
+    if close:
+        return f"; did you mean {elsewhere[close[0]]}?"
+    return f"; {'.'.join(above) or 'the configuration'} knows {', '.join(siblings)}" if siblings else ""
+
+
+def _siblings(location: list[str]) -> list[str]:
+    """The keys that the section at a place knows."""
+    section = ".".join(part for part in location if not part.isdigit())  # places in lists
+    known = dict.fromkeys(key.rpartition(".")[::2] for key in _keys(Config))
+    return [last for above, last in known if above == section]
 
 
 def _keys(section: type[Section], prefix: str = "") -> typing.Iterator[str]:
@@ -626,20 +964,47 @@ def _sections(annotation) -> list[type[Section]]:
     return [section for part in typing.get_args(annotation) for section in _sections(part)]
 
 
-def _yaml_problem(error: yaml.YAMLError) -> str:
+_IN_WORDS = {
+    "mapping values are not allowed": "put quotes around a text that holds a colon",
+    "'\\t'": "indent with spaces, not with tabs",
+    "expected <block end>": "indent it like the lines of its section",
+    "could not find expected ':'": "write `key: value`",
+    "cannot start any token": "put quotes around it",
+    "found unexpected end of stream": "a quote is never closed",
+    "but found '<stream end>'": "a bracket is never closed",
+    "found another document": "write one configuration a file, without --- lines",
+    "could not determine a constructor": "leave the tag out",
+    "undefined alias": "put quotes around a text that begins with *",
+}
+"""What PyYAML says -> what a person can do about it."""
+
+
+def _yaml_problem(error: yaml.YAMLError, text: str) -> str:
     mark = getattr(error, "problem_mark", None)
     place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    if isinstance(error, _Mistake):
+        return place + error.problem
+    if isinstance(error, yaml.reader.ReaderError):
+        line = text.count("\n", 0, error.position) + 1
+        return f"line {line}: holds the control character U+{error.character:04X}; delete it, or write it as an escape"
     reason = getattr(error, "problem", None) or str(error).splitlines()[0]
-    return f"{place}not valid YAML ({reason})"
+    fix = next((f"; {fix}" for said, fix in _IN_WORDS.items() if said in reason), "")
+    return f"{place}not valid YAML ({reason}){fix}"
 
 
 def _show(value) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    """A value as JSON, at most 80 characters of it."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=str)
+    except TypeError:  # keys that JSON has not
+        text = repr(value)
+    except ValueError:
+        text = "(a number with thousands of digits)"
     return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _lower(message: str) -> str:
-    message = message.removeprefix("Input ")
+    message = message.removeprefix("Input ").replace(" after validation, not", ", not")
     return message[0].lower() + message[1:]
 
 

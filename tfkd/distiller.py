@@ -4,8 +4,11 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from tfkd.accumulation import in_parts
+from tfkd.bad_steps import BadSteps
 from tfkd.models.inner import inner_shapes, inner_tensors
-from tfkd.objectives import KLDivergence, Objective
+from tfkd.multi_worker import OverReplicas
+from tfkd.objectives import KLDivergence, Objective, PairwiseObjective
 from tfkd.schedules import Schedule, bounds, value_at
 from tfkd.teacher import LiveTeacher, check_positions
 
@@ -19,7 +22,7 @@ FROM_BATCH = ("padding_mask", "example_weight", "labels", "step")
 """
 
 
-class Distiller(keras.Model):
+class Distiller(OverReplicas, keras.Model):
     """L = alpha * L_labels + (1 - alpha) * sum_i weight_i * objective_i(student, teacher).
 
     With the default objective this is Hinton's alpha * CE + (1 - alpha) * T^2 * KL(teacher || student), T = 4. Used as any
@@ -34,6 +37,8 @@ class Distiller(keras.Model):
         objectives: `Objective` layers; default `[KLDivergence(temperature=4)]`. Their projections are trained with the
             student and stay out of its file.
         alpha: weight of the labels, 0 to 1: a number or a `Schedule`, as every objective's `weight` may be.
+        accumulate: parts, one after another, that a step computes its batch in: its memory is that of a part, its gradients are
+            those of the batch. What compares examples with one another would see those of a part alone, and is refused.
 
     References:
         Hinton, Vinyals and Dean 2015, Distilling the Knowledge in a Neural Network, arXiv:1503.02531.
@@ -45,6 +50,7 @@ class Distiller(keras.Model):
         teacher=None,
         objectives: list[Objective] | None = None,
         alpha: float | Schedule = 0.5,
+        accumulate: int = 1,
         **kwargs,
     ):
         # Keras decides by the outer model's policy whether the optimizer scales its loss; that must be the student's.
@@ -56,9 +62,16 @@ class Distiller(keras.Model):
             raise ValueError(f"objectives = {objectives}: they need a teacher")
         self.student = student
         self.teacher = LiveTeacher(teacher) if isinstance(teacher, keras.Model) else teacher
+        self.teacher_seed = getattr(teacher, "seed_generator", None)  # of one drawn at random: tracked, and so resumed
         self.objectives = list(objectives or [KLDivergence()]) if teacher is not None else []
         self.alpha = alpha if teacher is not None else 1.0
         names = [objective.name for objective in self.objectives]
+        self.accumulate = accumulate
+        apart = [objective.name for objective in self.objectives if isinstance(objective, PairwiseObjective)]
+        if accumulate > 1 and apart:
+            raise ValueError(
+                f"accumulate = {accumulate}: {apart[0]} compares all examples of a batch, which cannot come in parts"
+            )
         if len(set(names)) < len(names):
             raise ValueError(f"objectives = {names}: each needs a name of its own; give the repeated ones name=...")
         asked = _union(["logits"], *(objective.student_names for objective in self.objectives))
@@ -70,6 +83,7 @@ class Distiller(keras.Model):
         self.scheduled = self._scheduled()
         self.schedule_trackers = [keras.metrics.Mean(name=name) for name in self.scheduled]
         self.measuring = False
+        self.bad_steps = BadSteps([*(["label_loss"] if self.label_tracker is not None else []), *names])
         self.built = student.built
 
     def _build_objectives(self):
@@ -89,38 +103,95 @@ class Distiller(keras.Model):
         return {name: value for name, value in found.items() if isinstance(value, Schedule)}
 
     def call(self, inputs, training=None):
-        """The student's answer."""
-        return self.student(inputs, training=training)
+        """The student's answer. A functional student takes of the batch what it knows, as in training."""
+        return inner_tensors(self.student, inputs, ("logits",), training=training)["logits"]
 
     def compile(self, optimizer, loss, **kwargs):
         """As `keras.Model.compile`; `loss` is the labels' loss, its own reduction is not used."""
         self.label_loss = keras.losses.get(loss)
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
 
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        # Keras averages a batch over the replicas to learn its shapes, which turns token ids into fractions and breaks
-        # over several workers (keras 3.15). One replica's part has the shapes, and the right types.
-        if iterator is not None and self.distribute_strategy.num_replicas_in_sync > 1:
-            _, _, batches = next(iter(iterator))
-            local = self.distribute_strategy.experimental_local_results
-            data_batch, iterator = keras.tree.map_structure(lambda value: local(value)[0], next(batches)), None
-        super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
-
     def train_step(self, data):
-        """One step on a batch `(x, y, sample_weight)`; returns the running averages by name."""
+        """One step on a batch `(x, y, sample_weight)`; returns the running averages by name.
+
+        A step whose loss or gradients are no finite numbers changes no weight and counts in no average; `bad_steps` counts it.
+        """
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        from_batch = self._from_batch(x, y, sample_weight)
+        compute = self._gradients if self.accumulate == 1 else self._accumulated
+        loss, terms, gradients, logits = compute(x, y, sample_weight)
+        # What no term reads stays as it is: the head, say, in a stage on hidden states alone.
+        pairs = [pair for pair in zip(gradients, self.trainable_variables, strict=True) if pair[0] is not None]
+        parts = [loss, *(mean for mean, _, _, _ in terms), self._norm(pairs)]
+        sound = self.bad_steps.note(global_sum(ops.stack(parts)))
+        self._apply(pairs, sound)
+        self._track(loss, terms, from_batch, sound)
+        logits = ops.where(sound, logits, 0.0)
+        if sample_weight is not None:
+            sample_weight = ops.where(sound, ops.cast(sample_weight, "float32"), 0.0)
+        return self.compute_metrics(x, y, logits, sample_weight)
+
+    def _gradients(self, x, y, sample_weight, totals=None):
+        """The loss of a batch, or of a part of one, its terms, a gradient for each variable or None, and the logits."""
         teacher = self.teacher(x, self.teacher_names) if self.objectives else None
         with tf.GradientTape() as tape:
             student = inner_tensors(self.student, x, self.student_names, training=True)
             student |= self._from_batch(x, y, sample_weight)
-            loss = self._training_loss(x, y, sample_weight, student, teacher)
+            loss, terms = self._training_loss(x, y, sample_weight, student, teacher, totals)
             scaled = self.optimizer.scale_loss(loss)
-        variables = self.trainable_variables
         # Keras squares the slices of a sparse gradient before it sums those of a repeated token id, which is not Adam.
-        gradients = [_dense(gradient) for gradient in tape.gradient(scaled, variables)]
-        # What no term reads stays as it is: the head, say, in a stage on hidden states alone.
-        self.optimizer.apply_gradients([pair for pair in zip(gradients, variables, strict=True) if pair[0] is not None])
-        return self.compute_metrics(x, y, student["logits"], sample_weight)
+        gradients = [_dense(gradient) for gradient in tape.gradient(scaled, self.trainable_variables)]
+        return loss, terms, gradients, student["logits"]
+
+    def _accumulated(self, x, y, sample_weight):
+        """As `_gradients`, part after part."""
+        examples = self._from_batch(x, y, sample_weight)["example_weight"]
+        sample_weight = examples if sample_weight is None else sample_weight
+        likes = [examples, *([x["padding_mask"]] if isinstance(x, dict) and "padding_mask" in x else [])]
+        weights = {True: sample_weight, False: examples}
+        totals = {
+            (answers, len(like.shape)): global_sum(ops.sum(_weights(like, x, weight)))
+            for answers, weight in weights.items()
+            for like in likes
+        }
+        known = {}
+
+        def compute(batch):
+            loss, terms, gradients, logits = self._gradients(*batch, totals)
+            means, values, weights, known["trackers"] = (list(column) for column in zip(*terms, strict=True))
+            known["read"] = [gradient is not None for gradient in gradients]
+            return (loss, means, [gradient for gradient in gradients if gradient is not None]), (values, weights, logits)
+
+        summed, (values, weights, logits) = in_parts(compute, (x, y, sample_weight), self.accumulate)
+        loss, means, sums = summed
+        sums = iter(sums)
+        gradients = [next(sums) if read else None for read in known["read"]]
+        return loss, list(zip(means, values, weights, known["trackers"], strict=True)), gradients, logits
+
+    def _norm(self, pairs):
+        """Norm of the gradients, to see whether they are finite; 0 where a loss scale is there to be lowered instead."""
+        norm = tf.linalg.global_norm([gradient for gradient, _ in pairs])
+        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer) and self.optimizer.built:
+            return ops.where(self.optimizer.dynamic_scale > 1.0, 0.0, norm)
+        return norm
+
+    def _apply(self, pairs, sound):
+        """The optimizer's step, where the numbers are sound."""
+
+        def step(*pairs):
+            self.optimizer.apply_gradients(pairs)
+
+        def over_replicas(strategy, *pairs):
+            ops.cond(sound, lambda: strategy.extended.call_for_each_replica(step, args=pairs), lambda: None)
+
+        one = tf.distribute.get_strategy().num_replicas_in_sync == 1
+        if not one and not tf.__internal__.distribute.strategy_supports_no_merge_call():
+            # Where replicas meet there must be no condition around it, as in Keras's own LossScaleOptimizer.
+            tf.distribute.get_replica_context().merge_call(over_replicas, args=tuple(pairs))
+        elif self.jit_compile and hasattr(self.optimizer, "apply_where") and not self.optimizer.gradient_accumulation_steps:
+            self.optimizer.apply_where(sound, pairs)
+        else:
+            ops.cond(sound, lambda: step(*pairs), lambda: None)
 
     def test_step(self, data):
         """The labels' loss and the metrics of the student alone."""
@@ -154,31 +225,48 @@ class Distiller(keras.Model):
         terms = {tracker.name for tracker in trackers if tracker is not None}
         return {name: value for name, value in results.items() if not (self.measuring and name in terms)}
 
-    def _training_loss(self, x, y, sample_weight, student, teacher):
+    def _training_loss(self, x, y, sample_weight, student, teacher, totals=None):
+        """The loss, and of each term its mean, values, their weights and its tracker.
+
+        Arguments:
+            totals: of a part of a batch, the sums of the weights in the whole of it: those of answers (True) or of examples
+                (False), with one value an example (1) or a position (2).
+        """
         step = student["step"]
         alpha = value_at(self.alpha, step)
         terms = []
         if self.label_tracker is not None:
             values = self._label_values(y, student["logits"])
-            terms.append((alpha, values, _weights(values, x, sample_weight), self.label_tracker))
+            terms.append((alpha, values, sample_weight, True, self.label_tracker))
         for objective, tracker in zip(self.objectives, self.trackers, strict=True):
             told = (*objective.student_names, *(name for name in objective.optional_names if name in student))
             values = objective(_pick(student, told), _pick(teacher, objective.teacher_names))
             factor = (1.0 - alpha) * value_at(objective.weight, step)
             # What compares answers counts where answers count: a tagger's at first pieces, say; what compares inner
             # tensors, wherever there is text.
-            weights = _weights(values, x, sample_weight if "logits" in objective.student_names else student["example_weight"])
-            terms.append((factor, values, weights, tracker))
-        for (_, schedule), tracker in zip(self.scheduled.items(), self.schedule_trackers, strict=True):
-            tracker.update_state(schedule(step))
+            answers = "logits" in objective.student_names
+            terms.append((factor, values, sample_weight if answers else student["example_weight"], answers, tracker))
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        loss = sum(self.student.losses, 0.0) / replicas  # regularizers: once, not once a replica
-        for factor, values, weights, tracker in terms:
+        shares = replicas if totals is None else replicas * self.accumulate
+        loss, means = sum(self.student.losses, 0.0) / shares, []  # regularizers: once, not once a replica
+        for factor, values, given, answers, tracker in terms:
+            weights = _weights(values, x, given)
+            mean = global_mean(values, weights, None if totals is None else totals[answers, len(values.shape)])
+            loss += factor * mean
+            means.append((mean, values, weights, tracker))
+        return loss, means
+
+    def _track(self, loss, terms, from_batch, sound):
+        """Adds a step to the running averages; one of bad numbers adds nothing."""
+        for (_, schedule), tracker in zip(self.scheduled.items(), self.schedule_trackers, strict=True):
+            tracker.update_state(schedule(from_batch["step"]))
+        for _, values, weights, tracker in terms:  # the mean, and what it is of
+            weights = ops.where(sound, weights, 0.0)
             tracker.update_state(ops.where(weights > 0.0, values, 0.0), sample_weight=weights)
-            loss += factor * global_mean(values, weights)
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        rows = ops.where(sound, global_sum(ops.sum(from_batch["example_weight"])), 0.0)
         # Each replica holds a part of the batch's loss: the parts add up to it, weighted once with the whole batch.
-        self._loss_tracker.update_state(loss * replicas, sample_weight=global_sum(ops.sum(student["example_weight"])) / replicas)
-        return loss
+        self._loss_tracker.update_state(ops.where(sound, loss * replicas, 0.0), sample_weight=rows / replicas)
 
     def _label_values(self, y, logits):
         """The labels' loss of each example or position, not reduced."""
@@ -186,14 +274,15 @@ class Distiller(keras.Model):
         return unreduced(y, logits)
 
 
-def global_mean(values, weights):
+def global_mean(values, weights, total=None):
     """This replica's part of the weighted mean over all replicas' values; the parts, and their gradients, add up to it.
 
     Dividing by the replica's own weight instead would count an example more where its replica holds few, and a
     hand-written mean without any such care doubles the gradient on two replicas. A value of weight 0 never matters.
+    `total` is the sum of the weights where these are not all there are.
     """
     weighted = ops.where(weights > 0.0, values, 0.0) * weights
-    return ops.divide_no_nan(ops.sum(weighted), global_sum(ops.sum(weights)))
+    return ops.divide_no_nan(ops.sum(weighted), global_sum(ops.sum(weights)) if total is None else total)
 
 
 def global_sum(value):

@@ -1,5 +1,6 @@
 """Several teachers as one: `ensemble(inputs, names) -> {name: tensor}`, as every teacher."""
 
+import copy
 import functools
 
 import keras
@@ -60,11 +61,27 @@ class TeacherEnsemble:
             raise ValueError(f"activation = {activation!r}: must be one of {', '.join(MIXTURES)}")
         self.weights = np.asarray(weights, "float64") / np.sum(weights)
         self.combine = combine
+        self.mixing = {"weights": self.weights.tolist(), "activation": activation, "axis": axis}
         self.mixture = functools.partial(mix_softmax, axis=axis) if activation == "softmax" else MIXTURES[activation]
         self.seed_generator = keras.random.SeedGenerator(seed) if combine == "random" else None
         self.same_positions = all(getattr(teacher, "same_positions", True) for teacher in self.teachers)
         self.known = {}
         self.texts = {"" if getattr(one, "same_positions", True) else one.prefix for one in self.teachers}
+
+    @property
+    def name(self) -> str:
+        return " and ".join(getattr(teacher, "name", type(teacher).__name__) for teacher in self.teachers)
+
+    @property
+    def variables(self) -> list:
+        """The variables of all of them."""
+        return [variable for teacher in self.teachers for variable in getattr(teacher, "variables", [])]
+
+    def averaged(self) -> "TeacherEnsemble":
+        """The same teachers as their average: what they know together, whoever is asked at a step."""
+        average = copy.copy(self)
+        average.combine = "average"
+        return average
 
     @property
     def layers(self) -> int | None:

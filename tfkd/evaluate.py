@@ -1,27 +1,31 @@
 """Measures teacher, baseline and student on the same examples: `python -m tfkd.evaluate RUN [--data FILE]`."""
 
 import argparse
+import math
 import os
 import pathlib
 import sys
 
 from tfkd import config as configs
 from tfkd.errors import UserError
-from tfkd.run_dir import RunDir, read_json, write_json
+from tfkd.run_dir import RunDir, write_json
+from tfkd.run_log import log_traceback
 
 ROLES = ("teacher", "baseline", "student")
 
 
-def predict(model, batches, update=None, keep=None):
+def predict(model, batches, update=None, keep=None, team=None):
     """Logits of every row, float32: (R, C) in the order of the rows; of models that answer for each position (P, C), the
     positions of each row, padding left out, one behind the other, as `store.ragged("token_ids")` has them.
 
     Arguments:
-        model: a Keras model.
+        model: a Keras model, or a teacher, which answers with a dict.
         batches: `tfkd.data.pipeline.Batches`, not shuffled.
         update: is told the number of batches done.
         keep: what is kept of a batch's logits, `keep(logits, y)`, where all would be too much; default: everything.
+        team: a `tfkd.multi_worker.Team`, whose workers answer for a part of the batches each, and all have all answers.
     """
+    import keras
     import numpy as np
     import tensorflow as tf
 
@@ -29,17 +33,23 @@ def predict(model, batches, update=None, keep=None):
 
     @tf.function(reduce_retracing=True)
     def forward(inputs, y):
-        logits = model(inputs, training=False)
+        logits = model(inputs, training=False) if isinstance(model, keras.Model) else model(inputs)["logits"]
         return logits if keep is None else keep(logits, y)
 
     _, offsets = store.ragged("token_ids")
     logits = None
+    several = team is not None and team.count > 1
     for done, (rows, length) in enumerate(batches.plan(), start=1):
+        mine = not several or done % team.count == team.index
+        if not mine and done > 1:  # the first one says to everybody what answers look like
+            continue
         x, y, _ = store.target.batch(store, rows, length, None)
         answer = forward({name: tf.constant(value) for name, value in x.items()}, tf.constant(y)).numpy()
         if logits is None:
             count = len(store) if answer.ndim == 2 else int(offsets[-1])
             logits = np.zeros((count, answer.shape[-1]), "float32")
+        if not mine:
+            continue
         if answer.ndim == 2:
             logits[rows[rows >= 0]] = answer[rows >= 0]
         else:
@@ -48,36 +58,56 @@ def predict(model, batches, update=None, keep=None):
                 logits[begin:end] = answer[place, : end - begin]
         if update is not None:
             update(done)
-    return logits
+    return team.total(logits) if several else logits
 
 
-def parameters(model) -> int:
-    """Trained numbers in a model: weights, without the states of random generators."""
-    return sum(
-        int(variable.shape.num_elements()) for variable in model.variables if variable.dtype.startswith(("float", "bfloat"))
-    )
+def parameters(model) -> int | None:
+    """Trained numbers in a model or a teacher: weights, without the states of random generators.
 
-
-def load_models(run: RunDir, config: configs.Config, labels: list[str]) -> dict:
-    """The run's models by role; a teacher used as it came is read from its checkpoint again."""
+    None where there are none to count: a SavedModel may hold its weights as constants.
+    """
     import keras
 
-    import tfkd.models.with_head  # noqa: F401 registers the classes that the files name
-    from tfkd import build
+    kinds = [(variable, keras.backend.standardize_dtype(variable.dtype)) for variable in model.variables]
+    return sum(math.prod(variable.shape) for variable, kind in kinds if kind.startswith(("float", "bfloat"))) or None
+
+
+def load_models(run: RunDir, config: configs.Config, labels: list[str], tokenizer) -> tuple[dict, dict]:
+    """The run's models by role; a teacher used as it came is read from where it came from again.
+
+    Arguments:
+        tokenizer: the student's.
+
+    Returns:
+        The models, and the tokenizers of teachers that have their own, by the prefix of their inputs.
+    """
+    from tfkd import build, build_teacher
+    from tfkd.checkpoints.keras_file import open_keras_file
     from tfkd.tasks.table import TASKS
 
-    models = {}
-    if config.teacher.checkpoint is None or config.teacher.finetune is not None:
-        run.require(run.teacher / "model.keras")
-        models["teacher"] = keras.models.load_model(run.teacher / "model.keras", compile=False)
-    else:
-        task = TASKS[config.task]
-        checkpoint = build.open_checkpoint(config, task)
-        models["teacher"] = build.make_teacher(config, checkpoint, labels, len(checkpoint.pieces), task())
+    task, models = TASKS[config.task], {}
+    members = build_teacher.open_members(config, task, trained=run)
+    others = build_teacher.share_tokenizer(members, tokenizer)
+    models["teacher"] = build_teacher.measured(build.make_teacher(config, members, labels, task()))
     if run.baseline.exists():
-        models["baseline"] = keras.models.load_model(run.baseline, compile=False)
-    models["student"] = keras.models.load_model(run.student, compile=False)
-    return models
+        models["baseline"] = open_keras_file(run.baseline)
+    models["student"] = open_keras_file(run.student)
+    _check_fits(run, models["student"], tokenizer)
+    return models, others
+
+
+def _check_fits(run: RunDir, student, tokenizer) -> None:
+    """Raises `UserError` where a run's files do not belong together: what does not would be read beyond the tables' ends."""
+    encoder = getattr(getattr(student, "encoder", None), "config", None)
+    if encoder is None:
+        raise UserError(f"{run.student}: not a student that tfkd wrote")
+    longest, rows = run.read_tokenizer()["max_length"], encoder["vocabulary_size"]
+    if not 3 <= longest <= encoder["max_positions"]:
+        limits = f"must be from 3 to the {encoder['max_positions']} positions of {run.student.name}"
+        raise UserError(f"{run.tokenizer}: max_length = {longest}: {limits}")
+    if tokenizer.vocabulary_size > rows:
+        pieces = f"{tokenizer.vocabulary_size:,} pieces"
+        raise UserError(f"{run.vocabulary}: {pieces} for the {rows:,} embeddings of {run.student.name}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -122,8 +152,14 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"tfkd.evaluate: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"tfkd.evaluate: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(
+            f"tfkd.evaluate: {error.filename}: {error.strerror}" if error.filename else f"tfkd.evaluate: {error}", file=sys.stderr
+        )
         return 2
+    except Exception as error:  # the last resort: one line for the person, everything for the log
+        first = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        print(f"tfkd.evaluate: {type(error).__name__}: {first}{log_traceback(RunDir(options.run))}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -144,20 +180,19 @@ def evaluate(options: argparse.Namespace) -> None:
     import rich.console
 
     from tfkd import build, report
-    from tfkd.data import files, pipeline, store
+    from tfkd.data import files, pipeline, readings, store
     from tfkd.data.tokenizer import Tokenizer
     from tfkd.progress import Display
     from tfkd.tasks.table import TASKS
 
     display = Display(rich.console.Console())
     kind = TASKS[config.task].target
-    labels = run.labels.read_text(encoding="utf-8").splitlines()
-    about = read_json(run.tokenizer)
+    labels, about = run.read_labels(), run.read_tokenizer()
     tokenizer = Tokenizer.from_file(run.vocabulary, lowercase=about["lowercase"])
     with tempfile.TemporaryDirectory() as folder:
         if options.data is not None:
             target = build.make_target(config.data, kind, labels, named)
-            rows, name = files.Files({"train": options.data}, target).rows("train"), pathlib.Path(options.data).name
+            reader, split, name = files.Files({"train": options.data}, target).rows, "train", pathlib.Path(options.data).name
         else:
             source = build.open_source(config.data, kind, display)
             target = source.target
@@ -165,17 +200,22 @@ def evaluate(options: argparse.Namespace) -> None:
                 now, before = ", ".join(source.labels), ", ".join(labels)
                 raise UserError(f"{source.name}: its labels are now [{now}], those of {run} [{before}]")
             split = "test" if "test" in source.splits else "validation"
-            rows, name = source.examples(split), f"{source.name} {split}"
+            reader, name = source.examples, f"{source.name} {split}"
         if target.pairs != about["pairs"]:
             fix = "pairs of texts: name the second with --text-pair" if about["pairs"] else "single texts: leave --text-pair out"
             raise UserError(f"{run} was trained on {fix}")
+        models, others = load_models(run, config, labels, tokenizer)
+        rows = {}
         with display.bar("tokenize", None) as update:
-            examples = store.write_store(f"{folder}/rows", rows, tokenizer, about["max_length"], target, update)
+            for number, (prefix, reads) in enumerate({"": tokenizer, **others}.items()):
+                path = f"{folder}/rows-{number}"
+                rows[prefix] = store.write_store(path, reader(split), reads, about["max_length"], target, update)
+        examples = rows.pop("")
         if not len(examples):
             raise UserError(f"{name}: no rows")
         buckets = pipeline.choose_buckets(examples.lengths, about["max_length"])
-        batches = pipeline.Batches(examples, 64, buckets)
-        models, outputs = load_models(run, config, labels), {}
+        batches = pipeline.Batches(readings.Readings(examples, rows) if rows else examples, 64, buckets)
+        outputs = {}
         for role, model in models.items():
             with display.bar(role, batches.steps) as update:
                 outputs[role] = predict(model, batches, update, TASKS[config.task].kept)

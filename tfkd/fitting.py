@@ -1,13 +1,18 @@
 """One training: a model, labels, and where there is one a teacher; resumable, logged, shown."""
 
+import functools
+
 import keras
 
-from tfkd import callbacks, strategy
+from tfkd import callbacks, stopping, strategy
 from tfkd.config import Config, Training
 from tfkd.distiller import Distiller
+from tfkd.errors import UserError
+from tfkd.multi_worker import Team, feed
 from tfkd.optimizer import adamw
 from tfkd.progress import Display
 from tfkd.run_dir import RunDir, remove
+from tfkd.speed import Speed, forward_flops
 
 
 def fit(
@@ -41,8 +46,11 @@ def fit(
     """
     steps = train.steps * training.epochs
     xla, reason = strategy.choose_xla(config.strategy.xla, steps, len(train.buckets), devices)
+    _check_parts(training, devices.num_replicas_in_sync)
+    if hasattr(model, "encoder"):
+        model.encoder.checkpoint_gradients = training.checkpoint_gradients
     with devices.scope():
-        distiller = Distiller(model, teacher, objectives, alpha=alpha)
+        distiller = Distiller(model, teacher, objectives, alpha=alpha, accumulate=training.accumulate)
         variables, rate = distiller.trainable_variables, training.learning_rate
         optimizer = adamw(variables, steps, rate, training.warmup, training.weight_decay, training.clip_norm)
         distiller.compile(
@@ -51,33 +59,69 @@ def fit(
     title = role if stage is None else f"{role}, {stage}"
     folder = run.checkpoints / (role if stage is None else f"{role}-{stage}")
     monitor = f"val_{task.monitor}" if keep == "best" else None
-    checkpoint = callbacks.Checkpoint(folder, monitor, training.early_stopping)
-    first = checkpoint.resume(distiller) if resume else 0
-    if not first:
-        remove(folder)
-    going_on = f", going on after epoch {first}" if first else ""
+    often = {"every": config.checkpoint.steps, "minutes": config.checkpoint.minutes}
+    team = Team(devices)
+    checkpoint = callbacks.Checkpoint(folder, train.steps, monitor, training.early_stopping, **often, team=team)
+    with devices.scope():
+        if team.count > 1:
+            optimizer.build(variables)  # now, and not only where there is a checkpoint: workers meet over each new variable
+        damaged = checkpoint.resume(distiller) if resume else remove(folder)
+        checkpoint.share(distiller)
+    state = checkpoint.state
+    first, step = state["epochs"], state["step"]
+    if step:  # the running averages to go on with need their metrics, which Keras makes at the first step
+        with devices.scope():
+            distiller._symbolic_build(data_batch=next(iter(train.dataset())))
+    speed = Speed(train, step, _flops(model, teacher))
+    log = callbacks.MetricsLog(
+        run.metrics, role, train.steps, stage=stage, epochs_before=epochs_before, table=run.metrics_csv, speed=speed
+    )
+    if resume:
+        log.resume(first, step, state["seconds"])
+    for name in damaged or ():
+        display.say(f"{title.capitalize()}: the checkpoint {name} is damaged; the one before it is used")
+    place = f" and {step:,} steps" if step else ""
+    going_on = f", going on after epoch {first}{place}" if first or step else ""
     display.say(f"{title.capitalize()}: {steps:,} steps, XLA {reason}{going_on}")
-    if first >= training.epochs or checkpoint.state["stopped"]:
+    if first >= training.epochs or state["stopped"]:
         checkpoint.set_model(distiller)
         checkpoint.on_train_end()
         return
-    with display.bar(title, steps) as update:
+    with display.bar(title, steps) as update, stopping.finishing_steps():
         distiller.fit(
-            train.dataset(first_epoch=first, repeat=True),
-            validation_data=None if validation is None else validation.dataset(),
+            feed(devices, functools.partial(train.dataset, first_epoch=first, first_step=step, repeat=True)),
+            validation_data=None if validation is None else feed(devices, validation.dataset),
+            validation_steps=None if validation is None else validation.steps,
             initial_epoch=first,
             epochs=training.epochs,
             steps_per_epoch=train.steps,
             shuffle=False,
             verbose=0,
             callbacks=[
-                callbacks.ProgressBar(update, train.steps, training.epochs),
-                callbacks.MetricsLog(run.metrics, role, train.steps, stage=stage, epochs_before=epochs_before),
+                speed,
+                callbacks.ProgressBar(update, train.steps, training.epochs, speed),
+                callbacks.BadStepsLimit(title, train.steps, training.max_bad_steps, train.rows_of, display.say),
+                log,
                 keras.callbacks.TensorBoard(run.tensorboard / folder.name, write_graph=False),
                 checkpoint,
             ],
         )
-    state = checkpoint.state
     if keep == "best":
         best = f"best validation {task.monitor} {state['best']:.4f} at epoch {state['best_epoch']} of {state['epochs']}"
         display.say(f"{title.capitalize()}: {best}")
+
+
+def _check_parts(training: Training, replicas: int) -> None:
+    if training.accumulate > 1 and training.batch_size % (replicas * training.accumulate):
+        raise UserError(
+            f"train.accumulate = {training.accumulate} does not divide what each of {replicas} replicas gets of "
+            f"train.batch_size = {training.batch_size}; make that a multiple of {replicas * training.accumulate}"
+        )
+
+
+def _flops(student, teacher):
+    """Row length -> FLOP of a step on such a row, where the models say how they are made; a backward pass costs two forward."""
+    sizes = [getattr(getattr(model, "encoder", None), "config", None) for model in (student, getattr(teacher, "model", None))]
+    if sizes[0] is None:
+        return None
+    return lambda length: 3 * forward_flops(sizes[0], length) + (forward_flops(sizes[1], length) if sizes[1] else 0.0)

@@ -25,6 +25,38 @@ class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
         return {"peak": self.peak, "warmup_steps": self.warmup_steps, "total_steps": self.total_steps}
 
 
+@keras.saving.register_keras_serializable(package="tfkd")
+class AdamW(keras.optimizers.AdamW):
+    """Keras's AdamW, whose step can be taken or left in the graph at no cost.
+
+    A condition around the step, which does for any optimizer, makes XLA copy the weights and both moments: 6 to 10 % of a
+    step of a 2-layer student of width 128 or a 4-layer one of width 312. Here what is added to them is 0 instead.
+    """
+
+    _sound = None
+
+    def apply_where(self, sound, gradients_and_variables) -> None:
+        """`apply_gradients` where `sound`, a boolean tensor, is true; else nothing changes, to the bit."""
+        self._sound = sound
+        try:
+            self.apply_gradients(gradients_and_variables)
+        finally:
+            self._sound = None
+        self._iterations.assign_sub(ops.cast(ops.logical_not(sound), self._iterations.dtype))
+
+    def assign_add(self, variable, value):
+        super().assign_add(variable, self._taken(value))
+
+    def assign_sub(self, variable, value):
+        super().assign_sub(variable, self._taken(value))
+
+    def _get_current_learning_rate(self):
+        return self._taken(super()._get_current_learning_rate())  # weights decay by it
+
+    def _taken(self, value):
+        return value if self._sound is None else ops.where(self._sound, value, ops.zeros_like(value))
+
+
 def adamw(
     variables, steps: int, learning_rate: float, warmup: float = 0.1, weight_decay: float = 0.01, clip_norm: float | None = 1.0
 ):
@@ -39,6 +71,6 @@ def adamw(
         clip_norm: largest global gradient norm, or None.
     """
     schedule = WarmupLinearDecay(learning_rate, round(warmup * steps), steps)
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=weight_decay, epsilon=1e-8, global_clipnorm=clip_norm)
+    optimizer = AdamW(schedule, weight_decay=weight_decay, epsilon=1e-8, global_clipnorm=clip_norm)
     optimizer.exclude_from_weight_decay(var_list=[variable for variable in variables if len(variable.shape) < 2])
     return optimizer

@@ -12,9 +12,16 @@ from tfkd.run_dir import RunDir, whole, write_json, write_text
 EXAMPLES_KEPT = 2000
 """Test examples written into the run for exports and the report."""
 
+CALIBRATION_KEPT = 500
+"""Training texts written into the run for the ranges of int8 files."""
 
-def write_inputs(run: RunDir, config: Config, tokenizer, store) -> None:
-    """Writes what turns text into model inputs and outputs into names, and some of the test examples."""
+
+def write_inputs(run: RunDir, config: Config, tokenizer, store, train) -> None:
+    """Writes what turns text into model inputs and outputs into names, some of the test examples, and some training texts.
+
+    Arguments:
+        store, train: `tfkd.data.store.Store` of the measured and of the training split.
+    """
     target = store.target
     broken = [label for label in target.labels if label.splitlines() != [label]]
     if broken:
@@ -23,12 +30,23 @@ def write_inputs(run: RunDir, config: Config, tokenizer, store) -> None:
     tokenizer.write(run.vocabulary)
     reads = {"lowercase": tokenizer.lowercase, "max_length": config.data.max_length, "pairs": target.pairs}
     write_json(run.tokenizer, reads)
-    lines = []
-    # Evenly spread over the split: a data set may be sorted by label.
-    for row in sorted({int(i * len(store) / EXAMPLES_KEPT) for i in range(EXAMPLES_KEPT)}):
-        example = {"row": row, "text": store.text(row), "text_pair": store.text_pair(row), "label": target.told(store, row)}
-        lines.append(json.dumps({k: v for k, v in example.items() if v is not None}, ensure_ascii=False))
-    write_text(run.examples, "".join(f"{line}\n" for line in lines))
+    told = ({"row": row, **_texts(store, row), "label": target.told(store, row)} for row in spread(len(store), EXAMPLES_KEPT))
+    _write_lines(run.examples, ({key: value for key, value in example.items() if value is not None} for example in told))
+    _write_lines(run.calibration, (_texts(train, row) for row in spread(len(train), CALIBRATION_KEPT)))
+
+
+def spread(rows: int, most: int) -> list[int]:
+    """At most so many rows, evenly spread: a data set may be sorted by label."""
+    return sorted({int(i * rows / most) for i in range(most)}) if rows else []
+
+
+def _texts(store, row: int) -> dict[str, str]:
+    pair = store.text_pair(row)
+    return {"text": store.text(row)} | ({} if pair is None else {"text_pair": pair})
+
+
+def _write_lines(path: pathlib.Path, values) -> None:
+    write_text(path, "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values))
 
 
 def write_predictions(run: RunDir, truth: dict, outputs: dict) -> None:

@@ -6,43 +6,39 @@ from rich.text import Text
 
 from tfkd.config import OBJECTIVE_OPTIONS, Changing, Config, Stage, Training
 from tfkd.evaluate import parameters
+from tfkd.models.with_head import TransformerWithHead
 from tfkd.run_dir import RunDir
 from tfkd.student import choose_layers
 
 
-def show_plan(
-    display, config: Config, run: RunDir, data, devices: str, teacher, student, teacher_training, teacher_name, objectives
-) -> None:
+def show_plan(display, config: Config, run: RunDir, data, devices: str, members: list, teacher, student, objectives) -> None:
     """Prints what will be done, before it is done.
 
     Arguments:
         data: a `tfkd.build.Data`.
         devices: in words.
-        teacher_training: how the teacher is trained here, or None.
-        teacher_name: of its checkpoint, or None.
+        members: the teachers, `tfkd.build_teacher.Member`s; `teacher` is what they are together.
         objectives: what is learned from the teacher, a list for each of the student's trainings.
     """
-    if config.teacher.checkpoint is None:
-        origin = "from scratch, "
-    else:
-        origin = f"{teacher_name}, " + ("fine-tuned first, " if teacher_training else "as it is, ")
     copied = ""
     if config.student.layers is not None:
-        copied = f"teacher's layers {', '.join(map(str, choose_layers(teacher, config.student.layers)))}, "
+        layers = choose_layers(members[0].teacher.model, config.student.layers)
+        copied = f"{'first ' if len(members) > 1 else ''}teacher's layers {', '.join(map(str, layers))}, "
     stages = config.trainings()
     splits = ", ".join(f"{split} {len(store):,}" for split, store in data.stores.items())
     padding = data.train(stages[-1].train.batch_size).padding()
-    smaller = parameters(teacher) / parameters(student)
+    large = parameters(teacher)
+    smaller = "" if large is None else f", {large / parameters(student):.1f} times smaller"
     rows = [
         ("data", f"{data.source.name}: {splits}"),
         data.source.target.describe(data.stores["train"]),
         ("lengths", f"batches padded to {', '.join(map(str, data.buckets))} word pieces, {padding:.0%} of them padding"),
-        ("teacher", origin + _shape(teacher)),
-        ("", "" if teacher_training is None else _trained(teacher_training, data)),
+        *_teachers(config, members, data),
         ("", "asked once about every training row, then read from disk" if config.teacher.cache else ""),
-        ("student", f"{copied}{_shape(student)}, {smaller:.1f} times smaller"),
+        ("student", f"{copied}{_shape(student)}{smaller}"),
         ("baseline", "the labels alone, from the same start" if config.baseline else "none"),
         *(row for stage, learned in zip(stages, objectives, strict=True) for row in _stage(stage, learned, data, len(stages))),
+        ("8 bits", "" if config.compression.qat is None else f"{_trained(config.compression.qat, data)}, student-qat.keras"),
         ("devices", f"{devices}, {config.strategy.precision}"),
         ("run", str(run)),
     ]
@@ -53,6 +49,35 @@ def show_plan(
         if value:
             plan.add_row(name, Text(value))  # labels and paths may hold [brackets]: no markup
     display.say(plan)
+
+
+def _teachers(config: Config, members: list, data) -> list[tuple[str, str]]:
+    """Lines on the teachers: what each came from, how large it is, how it reads and how it is trained here."""
+    lines = []
+    if len(members) > 1:
+        how = "the weighted average of" if config.teacher.combine == "average" else "at each step one, drawn by weight, of"
+        lines.append(("teacher", f"{how} {len(members)}"))
+    for member in members:
+        how = "fine-tuned first" if member.training else "as it is"
+        came = "from scratch" if member.name is None else f"{member.name}, {how}"
+        title, weight = ("teacher", "") if member.number is None else ("", f"{member.given.weight:g} x ")
+        lines.append((title, f"{weight}{came}, {_size(member.teacher)}"))
+        read = data.read_with(member.prefix)
+        if member.prefix:
+            lines.append(("", f"reads with {member.tokenizer.vocabulary_size:,} word pieces of its own"))
+        if member.training is not None:
+            lines.append(("", _trained(member.training, read)))
+    return lines
+
+
+def _size(teacher) -> str:
+    """Of any teacher: our own say how they are made, of others we know what can be asked for."""
+    if isinstance(teacher.model, TransformerWithHead):
+        return _shape(teacher.model)
+    weights = parameters(teacher)
+    layers = "1 layer" if teacher.layers == 1 else f"{teacher.layers} layers"
+    known = f"{layers} known by name" if teacher.layers else "asked for its answers alone"
+    return known + ("" if weights is None else f", {weights / 1e6:.2f} M parameters")
 
 
 def _trained(training: Training, data) -> str:

@@ -1,13 +1,15 @@
-"""What a person sees while work goes on: a live bar on a terminal, a line now and then elsewhere."""
+"""What a person sees while work goes on: a live picture on a terminal, a line now and then elsewhere, or JSON for programs."""
 
 import contextlib
 import io
+import json
 import time
 from collections.abc import Callable, Iterator
 
 import rich.console
 import rich.progress
 from rich.table import Column
+from rich.text import Text
 
 SECONDS_BETWEEN_LINES = 15.0
 FEWEST_TO_ESTIMATE = 10
@@ -19,71 +21,134 @@ class Display:
     Arguments:
         console: where to.
         log: also told everything that is said, without markup.
+        mode: `person`; `json`: an object a line, `{"event": "said", "text"}` or `{"event": "progress", "stage", "done", "total",
+            "seconds_left", ...}`; `quiet`: nothing but the log.
     """
 
-    def __init__(self, console: rich.console.Console, log: Callable[[str], None] | None = None):
-        self.console, self.log = console, log
+    def __init__(self, console: rich.console.Console, log: Callable[[str], None] | None = None, mode: str = "person"):
+        self.console, self.log, self.mode = console, log, mode
 
     def say(self, message) -> None:
         """Prints a line or any rich renderable, and logs it."""
-        # Labels and paths may hold [brackets]: nothing that is said is markup.
-        self.console.print(message, highlight=False, markup=False, soft_wrap=isinstance(message, str))
+        if self.mode == "person":
+            # Labels and paths may hold [brackets]: nothing that is said is markup.
+            self.console.print(message, highlight=False, markup=False, soft_wrap=isinstance(message, str))
+        if self.log is None and self.mode != "json":
+            return
+        plain = rich.console.Console(file=io.StringIO(), width=130)
+        plain.print(message, highlight=False, markup=False, soft_wrap=isinstance(message, str))
+        text = plain.file.getvalue().rstrip()
         if self.log is not None:
-            plain = rich.console.Console(file=io.StringIO(), width=130)
-            plain.print(message, highlight=False, markup=False)
-            self.log(plain.file.getvalue().rstrip())
+            self.log(text)
+        if self.mode == "json":
+            self.tell({"event": "said", "text": text})
+
+    def tell(self, event: dict) -> None:
+        """Prints an object on a line of its own."""
+        self.console.file.write(json.dumps(event, ensure_ascii=False) + "\n")
+        self.console.file.flush()
 
     @contextlib.contextmanager
     def bar(self, title: str, total: int | None) -> Iterator[Callable[..., None]]:
-        """Yields `update(completed, text="", total=None)` for a piece of work of `total` parts (None: not known yet)."""
-        if self.console.is_terminal:
-            with _bar(self.console) as progress:
-                task = progress.add_task(title, total=total, text="")
+        """Yields `update(completed, text="", total=None, details=None)` for a piece of work of `total` parts.
 
-                def update(completed, text="", total=None):
-                    progress.update(task, completed=completed, text=text, **({} if total is None else {"total": total}))
+        Arguments:
+            total: None where it is not known yet.
+
+        `details` is of a training: `{"epoch", "epochs", "losses": {name: value}, "speed": {name: value}}`.
+        """
+        if self.mode == "quiet":
+            yield lambda completed, text="", total=None, details=None: None
+        elif self.mode == "json":
+            yield _Lines(self._progress, title, total)
+        elif self.console.is_terminal:
+            with _Bar(console=self.console) as progress:
+                task = progress.add_task(title, total=total, text="", details=None)
+
+                def update(completed, text="", total=None, details=None):
+                    size = {} if total is None else {"total": total}
+                    progress.update(task, completed=completed, text=text, details=details, **size)
 
                 yield update
         else:
-            yield _Lines(self.say, title, total)
+            yield _Lines(self._line, title, total)
+
+    def _line(self, title, completed, total, left, text, details) -> None:
+        estimate = f"{clock(left)} left" if left is not None else "starting"
+        share = f" {completed / total:4.0%}, {estimate}" if total else f" {completed:,} done"
+        parts = [text, *(_lines_of(details) if details else [])]
+        self.say(f"{title}{share}  {'  '.join(part for part in parts if part)}".rstrip())
+
+    def _progress(self, title, completed, total, left, text, details) -> None:
+        event = {"event": "progress", "stage": title, "done": completed, "total": total}
+        event |= {"seconds_left": None if left is None else round(left, 1)} | ({"text": text} if text else {})
+        self.tell(event | ({} if details is None else {**details, "losses": _numbers(details["losses"])}))
 
 
-def _bar(console: rich.console.Console) -> rich.progress.Progress:
-    def whole(width: int) -> Column:
-        return Column(no_wrap=True, min_width=width)
+class _Bar(rich.progress.Progress):
+    """A bar, and for a training two lines below it: the losses, and how fast it goes."""
 
-    # On a narrow terminal the text at the end is cut, never the estimate.
-    return rich.progress.Progress(
-        rich.progress.TextColumn("{task.description}", markup=False, table_column=whole(9)),
-        rich.progress.BarColumn(bar_width=16, table_column=whole(16)),
-        rich.progress.TaskProgressColumn(table_column=whole(4)),
-        rich.progress.TimeElapsedColumn(table_column=whole(7)),
-        rich.progress.TimeRemainingColumn(table_column=whole(7)),
-        rich.progress.TextColumn("left", table_column=whole(4)),
-        rich.progress.TextColumn("{task.fields[text]}", markup=False, table_column=Column(no_wrap=True, ratio=1)),
-        console=console,
-        expand=True,
-    )
+    def __init__(self, console: rich.console.Console):
+        def whole(width: int) -> Column:
+            return Column(no_wrap=True, min_width=width)
+
+        # On a narrow terminal the text at the end is cut, never the estimate.
+        super().__init__(
+            rich.progress.TextColumn("{task.description}", markup=False, table_column=whole(9)),
+            rich.progress.BarColumn(bar_width=16, table_column=whole(16)),
+            rich.progress.TaskProgressColumn(table_column=whole(4)),
+            rich.progress.TimeElapsedColumn(table_column=whole(7)),
+            rich.progress.TimeRemainingColumn(table_column=whole(7)),
+            rich.progress.TextColumn("left", table_column=whole(4)),
+            rich.progress.TextColumn("{task.fields[text]}", markup=False, table_column=Column(no_wrap=True, ratio=1)),
+            console=console,
+            expand=True,
+        )
+
+    def get_renderables(self):
+        yield from super().get_renderables()
+        for task in self.tasks:
+            if task.fields.get("details") and not task.finished:
+                for line in _lines_of(task.fields["details"]):
+                    yield Text(f"  {line}", style="dim", no_wrap=True, overflow="ellipsis")
 
 
 class _Lines:
     """The bar of a log file: at most a line in fifteen seconds."""
 
-    def __init__(self, say: Callable[[str], None], title: str, total: int | None):
+    def __init__(self, say: Callable[..., None], title: str, total: int | None):
         self.say, self.title, self.total = say, title, total
         self.last, self.done = time.monotonic(), 0
 
-    def __call__(self, completed: int, text: str = "", total: int | None = None) -> None:
+    def __call__(self, completed: int, text: str = "", total: int | None = None, details: dict | None = None) -> None:
         self.total = total if total is not None else self.total
         now = time.monotonic()
         if now - self.last < SECONDS_BETWEEN_LINES or not completed:
             return
-        # By the speed since the last line: the first steps compile, and would promise days.
-        left = (self.total - completed) * (now - self.last) / max(completed - self.done, 1) if self.total else 0.0
-        estimate = f"{clock(left)} left" if completed >= FEWEST_TO_ESTIMATE else "starting"
-        share = f" {completed / self.total:4.0%}, {estimate}" if self.total else f" {completed:,} done"
-        self.say(f"{self.title}{share}  {text}".rstrip())
+        left = None
+        if self.total and completed >= FEWEST_TO_ESTIMATE:
+            # By the speed since the last line: the first steps compile, and would promise days.
+            left = (self.total - completed) * (now - self.last) / max(completed - self.done, 1)
+        self.say(self.title, completed, self.total, left, text, details)
         self.last, self.done = now, completed
+
+
+def _lines_of(details: dict) -> list[str]:
+    """A training's losses by term, and how fast it goes and what it takes, in words."""
+    losses = "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in details["losses"].items())
+    words = {
+        "examples_per_second": "{:,.0f} examples/s",
+        "tokens_per_second": "{:,.0f} tokens/s",
+        "gigaflops": "{:,.0f} GFLOP/s",
+        "memory_gb": "{:.1f} GB",
+        "gpu_memory_gb": "{:.1f} GB on the GPU",
+    }
+    speed = "  ".join(words[name].format(value) for name, value in details["speed"].items() if name in words)
+    return [line for line in (losses, speed) if line]
+
+
+def _numbers(values: dict) -> dict:
+    return {name: value for name, value in values.items() if value - value == 0.0}  # JSON has no NaN
 
 
 def clock(seconds: float) -> str:

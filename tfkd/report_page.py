@@ -6,7 +6,14 @@ import jinja2
 import markupsafe
 import numpy as np
 
-from tfkd import report_classification, report_multilabel, report_question_answering, report_regression, report_tagging
+from tfkd import (
+    report_benchmark,
+    report_classification,
+    report_multilabel,
+    report_question_answering,
+    report_regression,
+    report_tagging,
+)
 from tfkd import report_inputs as inputs
 from tfkd import report_plots as plots
 from tfkd import report_words as words
@@ -29,7 +36,8 @@ def page(run: RunDir, report: dict, manifest: list[dict] | None) -> str:
     """The run as one HTML page that needs nothing else: styles inside, pictures as inline SVG, no scripts.
 
     Arguments:
-        run: its `predictions.npz` is needed; `metrics.jsonl`, `examples.jsonl` and `config.yaml` are used where they are.
+        run: its `predictions.npz` is needed; `metrics.jsonl`, `examples.jsonl`, `config.yaml` and `export/benchmark.json` are
+            used where they are.
         report: what `report.summarize` answered.
         manifest: the exports; None where there are none.
 
@@ -55,6 +63,7 @@ def page(run: RunDir, report: dict, manifest: list[dict] | None) -> str:
         "losses": _losses(history, set(models["student"]["metrics"])),
         "unreadable": unreadable,
         "exports": [words.export(entry, headline) for entry in manifest or []],
+        "benchmark": report_benchmark.values(run, manifest, headline),
         "config": config_text,
     }
     own = SECTIONS[task].values(view) if task in SECTIONS else {}

@@ -17,6 +17,7 @@ from matplotlib.patches import Rectangle
 INK, FAINT, PAPER, MUTED = "#010203", "#010204", "#010205", "#010209"
 ROLE_COLORS = {"teacher": "#010206", "baseline": "#010207", "student": "#010208"}
 _VARIABLES = {INK: "ink", FAINT: "rule", PAPER: "paper", MUTED: "muted", **{color: role for role, color in ROLE_COLORS.items()}}
+_VARIABLES |= {"#000000": "ink", "#ffffff": "paper", "#b0b0b0": "rule"}  # Matplotlib's own black, white and grid
 # A second sign beside colour, for eyes and printers that do not tell colours apart.
 _DASHES = {"teacher": "-", "baseline": (0, (4, 2)), "student": "-"}
 _WIDTHS = {"teacher": 1.2, "baseline": 1.5, "student": 2.0}
@@ -66,15 +67,21 @@ def picture(draw, *arguments, name: str, alt: str, width: float = 4.1, height: f
         draw(figure.subplots(), *arguments)
         stream = io.StringIO()
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
-    return _svg(stream.getvalue(), name, alt)
+    return inlined(stream.getvalue(), name, alt)
 
 
-def _svg(text: str, name: str, alt: str) -> str:
-    """Cuts what only a file of its own needs, makes ids unique on the page, and hands colour and font to the page."""
+def inlined(text: str, name: str, alt: str) -> str:
+    """An SVG file of Matplotlib's as an element of the page: cuts what only a file of its own needs, makes ids unique on the
+    page, and hands colour and font to the page.
+
+    Arguments:
+        text: the file; black and white in it become the page's ink and paper.
+        name, alt: as in `picture`.
+    """
     root = ElementTree.fromstring(text)
     for parent in list(root.iter()):
         for child in list(parent):
-            if _local(child.tag) in ("metadata", "style"):
+            if _local(child.tag) in ("metadata", "style", "script"):
                 parent.remove(child)
     used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', text))
     for element in root.iter():

@@ -6,11 +6,15 @@ import json
 import os
 import pathlib
 import shutil
+import socket
+import time
 from collections.abc import Iterator
 
 from tfkd.errors import UserError
 
 PARTIAL = ".partial"
+_HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+"""This machine, in names of unfinished files: folders may be shared by several."""
 
 
 @contextlib.contextmanager
@@ -18,23 +22,55 @@ def whole(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields a path beside `path` to write a file or a folder to; on success it is synced and renamed to `path`.
 
     On an exception what was written is removed and `path` is as it was before. The suffixes of `path` are kept
-    (`student.partial.keras`), because several writers choose their format by them.
+    (`student.partial-….keras`), because several writers choose their format by them. Every process has a name of its own for
+    it, so that two may write the same; what killed processes left there is removed.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name.split(".", 1)[0] + PARTIAL + "".join(path.suffixes))
-    remove(beside)
+    stem, suffixes = path.name.split(".", 1)[0] + PARTIAL, "".join(path.suffixes)
+    _remove_leftovers(path.parent, stem)
+    beside = path.with_name(f"{stem}-{_HOST}-{os.getpid()}{suffixes}")
+    older = path.with_name(f"{stem}-{_HOST}-{os.getpid()}.old")
     try:
         yield beside
         files = [file for file in beside.rglob("*") if file.is_file()] if beside.is_dir() else [beside]
         for file in files:
             _sync(file)
-        if path.is_dir():
-            remove(path)
+        if path.is_dir():  # a folder cannot be replaced by another: the older one steps aside, for as short as can be
+            os.rename(path, older)
         os.replace(beside, path)
         _sync(path.parent)
     finally:
+        if older.exists() and not path.exists():
+            os.rename(older, path)
         remove(beside)
+        remove(older)
+
+
+def _remove_leftovers(folder: pathlib.Path, stem: str) -> None:
+    """Removes what writers of a file left that are no more: those of this machine by number, others' after a day."""
+    for name in os.listdir(folder):
+        if not name.startswith(f"{stem}-"):
+            continue
+        host, _, process = name.removeprefix(f"{stem}-").split(".", 1)[0].partition("-")
+        with contextlib.suppress(FileNotFoundError):  # another process tidies up too
+            if host == _HOST and process.isdigit():
+                gone = int(process) == os.getpid() or not running(int(process))
+            else:
+                gone = time.time() - (folder / name).stat().st_mtime > 86_400
+            if gone:
+                remove(folder / name)
+
+
+def running(process: int) -> bool:
+    """Whether this machine runs a process of that number."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
 
 
 def _sync(path: pathlib.Path) -> None:
@@ -122,6 +158,11 @@ class RunDir:
         return self.path / "log.txt"
 
     @property
+    def lock(self) -> pathlib.Path:
+        """There while a process works in the run: `{"pid", "host"}`."""
+        return self.path / "lock"
+
+    @property
     def data_key(self) -> pathlib.Path:
         """`{"key"}`: a digest of data and preprocessing, so that no run goes on with other data than it was begun with."""
         return self.path / "data_key.json"
@@ -137,19 +178,32 @@ class RunDir:
         return self.path / "metrics.jsonl"
 
     @property
+    def metrics_csv(self) -> pathlib.Path:
+        """The same as a table, a column a name."""
+        return self.path / "metrics.csv"
+
+    @property
     def checkpoints(self) -> pathlib.Path:
-        """A folder a role (`teacher`, `baseline`, `student`) with what `--resume` needs."""
+        """A folder a training (`teacher`, `baseline`, `student`, `student-STAGE`) with what `--resume` needs."""
         return self.path / "checkpoints"
 
     @property
     def teacher(self) -> pathlib.Path:
-        """`model.keras` of a teacher trained here, and `key.json` saying from what."""
+        """`model.keras` of a teacher trained here, `key.json` saying from what, `vocab.txt` where the student reads others.
+
+        Of several teachers, a folder for each that is trained, numbered from 1.
+        """
         return self.path / "teacher"
 
     @property
     def student(self) -> pathlib.Path:
         """The distilled student, best epoch; no teacher and no projection in it."""
         return self.path / "student.keras"
+
+    @property
+    def quantized(self) -> pathlib.Path:
+        """The student after quantization-aware training, with the ranges of its int8 file (`compression.qat`)."""
+        return self.path / "student-qat.keras"
 
     @property
     def baseline(self) -> pathlib.Path:
@@ -180,6 +234,11 @@ class RunDir:
         return self.path / "examples.jsonl"
 
     @property
+    def calibration(self) -> pathlib.Path:
+        """Up to 500 training texts `{"text", "text_pair"?}`, one JSON object a line: what int8 files are calibrated on."""
+        return self.path / "calibration.jsonl"
+
+    @property
     def predictions(self) -> pathlib.Path:
         """Test split: `labels` (N,) int32 and, for each role, logits (N, C) float32 under the role's name."""
         return self.path / "predictions.npz"
@@ -205,10 +264,30 @@ class RunDir:
         """What was exported and how it was proven; written by `python -m export`."""
         return self.exports / "manifest.json"
 
+    def read_labels(self) -> list[str]:
+        """Label names in class order. Raises `UserError` where the file is not UTF-8."""
+        try:
+            return self.labels.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise UserError(f"{self.labels}: byte {error.start} is not UTF-8") from None
+
+    def read_tokenizer(self) -> dict:
+        """`{"lowercase", "max_length", "pairs"}`. Raises `UserError` where one is missing or of another type."""
+        settings = read_json(self.tokenizer)
+        for key, kind in (("lowercase", bool), ("max_length", int), ("pairs", bool)):
+            if not isinstance(settings, dict) or type(settings.get(key)) is not kind:
+                shown = json.dumps(settings)[:80]
+                raise UserError(f"{self.tokenizer}: must hold lowercase, max_length and pairs, not {shown}")
+        return settings
+
     def require(self, *paths: pathlib.Path) -> None:
-        """Raises `UserError` unless this is a finished run that holds `paths`."""
+        """Raises `UserError` unless this is a finished run that holds `paths`, and nothing in it leads out of it."""
         if not self.path.is_dir():
             raise UserError(f"{self.path}: no such run directory")
+        inside = self.path.resolve()
+        for link in self.path.rglob("*"):
+            if link.is_symlink() and not link.resolve().is_relative_to(inside):
+                raise UserError(f"{link}: a link out of the run, so that files elsewhere would be written; put a copy there")
         for path in paths:
             if not path.exists():
                 raise UserError(f"{self.path}: not a finished run, {path.name} is missing; train it, or go on with --resume")

@@ -40,7 +40,8 @@ def from_layers(teacher: TransformerWithHead, layers: int | list[int]) -> Transf
     """
     chosen = choose_layers(teacher, layers)
     encoder = TransformerEncoder(**teacher.encoder.config | {"layers": len(chosen)}, name="encoder")
-    student = TransformerWithHead(encoder, type(teacher.head).from_config(teacher.head.get_config()), name="student")
+    head = {key: value for key, value in teacher.head.get_config().items() if key != "dtype"}  # its precision is its own
+    student = TransformerWithHead(encoder, type(teacher.head).from_config(head), name="student")
     copy_weights(encoder.embedding, teacher.encoder.embedding)
     for block, index in zip(encoder.blocks, chosen, strict=True):
         copy_weights(block, teacher.encoder.blocks[index])

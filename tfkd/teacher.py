@@ -41,6 +41,7 @@ class LiveTeacher:
         activation: str | None = None,
     ):
         self.model, self.prefix, self.order = model, prefix, order
+        self.names, self.activation = dict(names or {}), activation
         self.view = view(model, names, activation)
         self.same_positions = not prefix
 
@@ -52,6 +53,16 @@ class LiveTeacher:
     def layers(self) -> int | None:
         """How many layers `hidden.i` counts; None where the model has no such names."""
         return self.view.layers
+
+    @property
+    def variables(self) -> list:
+        """The variables that the model reads."""
+        return list(self.model.variables)
+
+    @property
+    def asked(self) -> dict:
+        """How the model is asked, as plain values: with its weights, all that decides what it says."""
+        return {"prefix": self.prefix, "names": self.names, "order": self.order, "activation": self.activation}
 
     @property
     def max_length(self) -> int | None:
@@ -200,16 +211,20 @@ def foreign_teacher(
     per_position: bool = False,
     max_length: int = 0,
     activation: str | None = None,
+    teacher_labels: list[str] | None = None,
+    outputs: int | None = 1,
 ) -> LiveTeacher:
-    """A teacher of a model that does not name its classes: they are `0`, `1`, ... and `label_map` says what each means.
+    """A teacher of a model that need not name its classes: they are `0`, `1`, ... then, and `label_map` says what each means.
 
     Arguments:
         model: of a `.keras` file, KerasHub or a SavedModel.
-        labels: the data's label names in class order; None for a task without classes, whose model gives one number.
+        labels: the data's label names in class order; None for a task without classes.
         prefix, names: as `LiveTeacher`.
         per_position: whether the task asks for logits at every position, (B, T, C), not (B, C).
         max_length: longest text that it will be asked about, in word pieces.
         activation: as `LiveTeacher`; where there are no classes, `linear`: the number is what the model says.
+        teacher_labels: the model's label names in class order, where they are known.
+        outputs: without classes, how many numbers the task asks for; None: any.
 
     Raises:
         UserError: the model has another number of classes or another shape or takes shorter texts, the labels disagree (see
@@ -222,15 +237,15 @@ def foreign_teacher(
         raise UserError(f"teacher.inner: {error}") from None
     if teacher.max_length is not None and max_length > teacher.max_length:
         raise UserError(f"data.max_length = {max_length} is above the {teacher.max_length} word pieces that {teacher.name} takes")
-    wanted = 1 if labels is None else len(labels)
+    wanted = outputs if labels is None else len(labels)
     if shape is not None and len(shape) != 2 + per_position:
         what = "(B, T, C), a row of scores a word piece" if per_position else "(B, C), a row of scores a text"
         raise UserError(f"teacher {teacher.name} answers with a tensor of shape {_show(shape)}; the task asks for {what}")
-    if shape is not None and shape[-1] is not None and shape[-1] != wanted:
-        data = "the task has one number" if labels is None else f"the data have {wanted} labels"
+    if wanted is not None and shape is not None and shape[-1] not in (None, wanted):
+        data = f"the task asks for {wanted}" if labels is None else f"the data have {wanted} labels"
         raise UserError(f"teacher {teacher.name} answers with {shape[-1]} scores a row; {data}")
     if labels is not None:
-        teacher.order = align_labels([str(index) for index in range(wanted)], labels, label_map)
+        teacher.order = align_labels(teacher_labels or [str(index) for index in range(wanted)], labels, label_map)
     return teacher
 
 

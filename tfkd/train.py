@@ -1,48 +1,63 @@
 """The main program: data and a teacher in, a small student, its proof and its files out.
 
-    python -m tfkd.train [CONFIG] [--set key=value ...] [--output DIR] [--resume]
+    python -m tfkd.train [CONFIG] [--set key=value ...] [--output DIR] [--resume] [--quiet | --json]
 
 `train` below is the run, top to bottom. TensorFlow is imported only once the arguments and the configuration are known
 to be right: importing it takes seconds, a mistake should be answered at once.
 """
 
 import argparse
+import contextlib
 import importlib.util
 import os
 import pathlib
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import rich.console
 
+from tfkd import cluster as clusters
 from tfkd import config as configs
+from tfkd import failures, lock, stopping
+from tfkd.cluster import Cluster
 from tfkd.config import Config
 from tfkd.errors import UserError
 from tfkd.progress import Display, clock
-from tfkd.run_dir import RunDir, cache_root, read_json, remove, size, whole, write_json, write_text
+from tfkd.run_dir import PARTIAL, RunDir, cache_root, read_json, remove, size, whole, write_json, write_text
 from tfkd.run_log import log_traceback, open_log, quiet_libraries
 
 QUICKSTART = "configs/quickstart.yaml"
 
 
-def train(config: Config, run: RunDir, display: Display, resume: bool) -> int:
-    """Runs the whole pipeline into `run`. Returns the exit code of the export, 0 where nothing is exported."""
+def train(config: Config, run: RunDir, display: Display, resume: bool, cluster: Cluster | None = None) -> int:
+    """Runs the whole pipeline into `run`. Returns the exit code of the export, 0 where nothing is exported.
+
+    Where several machines train together, what is decided by files is decided by the chief, and what the others write into a
+    `run` of theirs is thrown away.
+    """
     import keras
 
-    from tfkd import build, outputs, report, strategy
+    from tfkd import build, build_teacher, compression, outputs, report, strategy
     from tfkd.callbacks import reseed
-    from tfkd.data import tokenizer as tokenizers
     from tfkd.evaluate import parameters, predict
     from tfkd.fitting import fit
+    from tfkd.multi_worker import Team
     from tfkd.plan import show_plan
     from tfkd.tasks.table import TASKS
 
     seconds = Stopwatch(run.seconds)
-    devices = strategy.make_strategy(config.strategy.kind, config.strategy.logical_cpus)
+    if cluster is not None:
+        display.say(f"This is {cluster}; waiting for the others at {', '.join(cluster.others)}")
+    devices = strategy.make_strategy(config.strategy.kind if cluster is None else "multi_worker", config.strategy.logical_cpus)
+    team = Team(devices)
     strategy.set_precision(config.strategy.precision)
+    if config.strategy.deterministic:
+        strategy.set_deterministic()
 
     # data
     kind = TASKS[config.task]
@@ -50,54 +65,65 @@ def train(config: Config, run: RunDir, display: Display, resume: bool) -> int:
     task = kind(source.target)
     with devices.scope():
         keras.utils.set_random_seed(config.seed)
-        checkpoint = build.open_checkpoint(config, kind)
-    if checkpoint is not None:
-        tokenizer = tokenizers.Tokenizer(checkpoint.pieces, lowercase=checkpoint.lowercase)
-    else:
-        texts = (example[key] for example in source.examples("train") for key in ("text", "text_pair") if key in example)
-        pieces = tokenizers.learn_vocabulary(texts, config.data.vocabulary_size, config.data.lowercase)
-        tokenizer = tokenizers.Tokenizer(pieces, lowercase=config.data.lowercase)
+        members = build_teacher.open_members(config, kind)
+    tokenizer = build_teacher.choose_tokenizer(config, members, source)
+    others = build_teacher.share_tokenizer(members, tokenizer)
     # The models come before the tokens: what does not fit together is said before an hour of tokenizing.
     stages = config.trainings()
     with devices.scope():
         keras.utils.set_random_seed(config.seed)
-        teacher = build.make_teacher(config, checkpoint, source.labels, tokenizer.vocabulary_size, task)
-        student = build.make_student(config, teacher, tokenizer.vocabulary_size, task)
+        teacher = build.make_teacher(config, members, source.labels, task)
+        student = build.make_student(config, teacher, source.labels, tokenizer.vocabulary_size, task)
         objectives = [build.make_objectives(stage.distill, task, student, teacher) for stage in stages]
-    data = build.prepare(source, tokenizer, config.data, config.seed, display)
+    data = build.prepare(source, tokenizer, config.data, config.seed, display, others)
     check_data(run, data.key, resume)
-    outputs.write_inputs(run, config, tokenizer, data.stores[data.measured])
+    if team.told([configs.dump(config), data.key]) != [configs.dump(config), data.key]:
+        raise UserError(f"{cluster}: it has another configuration or other data than worker 0; give all the same")
+    outputs.write_inputs(run, config, tokenizer, data.stores[data.measured], data.stores["train"])
     seconds.lap("data")
 
-    # teacher
-    training = config.teacher.finetune or config.teacher.train
-    teacher_name = None if checkpoint is None else checkpoint.name
-    show_plan(display, config, run, data, strategy.describe(devices), teacher, student, training, teacher_name, objectives)
-    if training is not None:
-        key = build.teacher_key(config, teacher, training, data.key, data.buckets)
+    # teacher, or several
+    trainings = [*(member.training for member in members if member.training), *(stage.train for stage in stages)]
+    batch_sizes = [training.batch_size for training in trainings]
+    show_plan(display, config, run, data, strategy.describe(devices, batch_sizes), members, teacher, student, objectives)
+    epochs_before = 0
+    for member in members:
+        training, model = member.training, member.teacher.model
+        if training is None:
+            continue
+        read, folder, seed = data.read_with(member.prefix), member.folder(run), member.seed(config)
+        key = build_teacher.teacher_key(member, training, read.key, read.buckets, seed)
         kept = cache_root() / "teachers" / key / "model.keras"
-        if kept.exists():
-            teacher.load_weights(kept)
-            display.say("Teacher: trained before on the same data with the same settings, used again")
+        stage = None if member.number is None else str(member.number + 1)
+        if team.told(kept.exists()):
+            team.read(model, kept)
+            who = "Teacher" if stage is None else f"Teacher, {stage}"
+            display.say(f"{who}: trained before on the same data with the same settings, used again")
         else:
-            parts = data.train(training.batch_size), data.validation()
-            fit("teacher", teacher, config, training, *parts, task, run, display, devices, resume)
-            with whole(kept) as path:
-                teacher.save(path)
-        run.teacher.mkdir(parents=True, exist_ok=True)
-        with whole(run.teacher / "model.keras") as path:
+            parts = read.train(training.batch_size), read.validation()
+            counted = {"stage": stage, "epochs_before": epochs_before}
+            fit("teacher", model, config, training, *parts, task, run, display, devices, resume, **counted)
+            if team.chief:
+                with whole(kept) as path:
+                    model.save(path)
+        epochs_before += training.epochs
+        if not team.chief:
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        build_teacher.write_reader(member, folder, config.data.max_length, source.target.pairs)
+        with whole(folder / "model.keras") as path:
             shutil.copyfile(kept, path)
-        write_json(run.teacher / "key.json", {"key": key})
+        write_json(folder / "key.json", {"key": key})
     seconds.lap("teacher")
-    models = {"teacher": teacher}
+    models = {"teacher": build_teacher.measured(teacher)}
 
     # baseline: the student's start, batches and last stage, but the labels alone
     if config.baseline:
         with devices.scope():
             keras.utils.set_random_seed(config.seed)
-            models["baseline"] = build.make_student(config, teacher, tokenizer.vocabulary_size, task)
-        if resume and run.baseline.exists():
-            models["baseline"].load_weights(run.baseline)
+            models["baseline"] = build.make_student(config, teacher, source.labels, tokenizer.vocabulary_size, task)
+        if team.told(resume and run.baseline.exists()):
+            team.read(models["baseline"], run.baseline)
         else:
             training = stages[-1].train
             parts = data.train(training.batch_size), data.validation()
@@ -109,14 +135,14 @@ def train(config: Config, run: RunDir, display: Display, resume: bool) -> int:
     # student, stage after stage
     with devices.scope():
         keras.utils.set_random_seed(config.seed)
-        models["student"] = student = build.make_student(config, teacher, tokenizer.vocabulary_size, task)
+        models["student"] = student = build.make_student(config, teacher, source.labels, tokenizer.vocabulary_size, task)
     epochs_before = 0
     for number, stage in enumerate(stages):
         after = run.student if stage is stages[-1] else run.checkpoints / f"student-{stage.name}.weights.h5"
-        if resume and after.exists():
-            student.load_weights(after)
+        if team.told(resume and after.exists()):
+            team.read(student, after)
         else:
-            texts = build.open_stage(stage, data, kind.target, tokenizer, display)
+            texts = build.open_stage(stage, data, kind.target, tokenizer, display, others)
             keras.utils.set_random_seed(config.seed + number)
             if number:
                 reseed(student, config.seed + number)  # the same draws whether the stage before ran just now or was read
@@ -125,7 +151,8 @@ def train(config: Config, run: RunDir, display: Display, resume: bool) -> int:
             with devices.scope():
                 objectives = build.make_objectives(stage.distill, task, student, teacher, **steps)
                 alpha = build.schedule(stage.distill.alpha, **steps)
-            knowledge, part = build.make_knowledge(config, teacher, objectives, part, display)
+            asked = config, teacher, members, objectives, texts, stage.train.batch_size, display, team
+            knowledge, part = build_teacher.make_knowledge(*asked)
             fit(
                 "student",
                 student,
@@ -150,12 +177,22 @@ def train(config: Config, run: RunDir, display: Display, resume: bool) -> int:
         epochs_before += stage.train.epochs
         seconds.lap("student" if len(stages) == 1 else f"student, {stage.name}")
 
+    # the student once more, with 8 bits for every number
+    if config.compression.qat is not None:
+        if not team.told(resume and run.quantized.exists()):
+            texts = build.open_stage(stages[-1], data, kind.target, tokenizer, display, others)
+            asked = config, run, student, teacher, members, texts, task, display, devices, resume, team, epochs_before
+            compression.train_quantized(*asked)
+        seconds.lap("student, int8")
+
     # proof
     logits = {}
-    test = data.batches(data.measured, 64)
     for role, model in models.items():
+        test = data.batches(data.measured, 64, taught=role == "teacher")
         with display.bar(f"measure {role}", test.steps) as update:
-            logits[role] = predict(model, test, update, task.kept)
+            logits[role] = predict(model, test, update, task.kept, team)
+    if not team.chief:
+        return 0  # it has nothing more to give
     truth = source.target.truth(data.stores[data.measured])
     outputs.write_predictions(run, truth, logits)
     seconds.lap("evaluation")
@@ -177,7 +214,7 @@ def train(config: Config, run: RunDir, display: Display, resume: bool) -> int:
         bootstrap=config.evaluate.bootstrap,
         seed=config.seed,
     )
-    result["teacher"] = None if checkpoint is None else {"checkpoint": checkpoint.name, "revision": config.teacher.revision}
+    result["teacher"] = build_teacher.origin(members)
     write_json(run.report_json, result)
 
     # files for the world
@@ -210,11 +247,15 @@ def export(run: RunDir, config: Config, display: Display) -> int:
         display.say("Not exported: there is no `export` here; run `python -m export` from a checkout of tfkd")
         return 0
     command = [sys.executable, "-m", "export", str(run.path), "--format", *config.export.formats]
-    # The person's own stderr: this process's now goes to the log.
-    with subprocess.Popen(command, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}, stderr=sys.stderr) as process:
+    # The person's own stderr: this process's now goes to the log. With the run's lock, which it holds should this one be killed.
+    streams = {"stderr": sys.stderr, "stdout": None if display.mode == "person" else subprocess.DEVNULL}
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    with subprocess.Popen(command, env=environment, pass_fds=lock.held(), **streams) as process:
         try:
             code = process.wait()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, stopping.Stopped) as stop:
+            if getattr(stop, "number", None) == signal.SIGTERM:
+                process.send_signal(signal.SIGINT)
             process.wait()  # Ctrl-C reached it too: it tidies up what is half-written
             raise
     if code == 1:
@@ -246,7 +287,7 @@ def choose_run(config: Config, output: str | None, resume: bool) -> RunDir:
     """
     if output is not None:
         run = RunDir(output)
-        taken = run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir()))
+        taken = run.path.exists() and (not run.path.is_dir() or any(map(_counts, run.path.iterdir())))
         if taken and not resume:
             raise UserError(f"--output {output}: already there; go on with --resume, or choose another folder")
     else:
@@ -255,7 +296,14 @@ def choose_run(config: Config, output: str | None, resume: bool) -> RunDir:
         run = RunDir(paths[max(free - 1, 0)] if resume else paths[free])
     if resume and not run.config.exists():
         raise UserError(f"--resume: {run.path} holds no run to go on with")
+    if resume:
+        run.require()
     return run
+
+
+def _counts(path: pathlib.Path) -> bool:
+    """Whether a file makes a folder a run: what a process leaves that is killed as it begins does not."""
+    return path.name != "lock" and PARTIAL not in path.name
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -267,53 +315,117 @@ def _parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a field, as in --set train.epochs=2"
     )
     parser.add_argument("--output", metavar="DIR", help="the run's folder (default: runs/NAME, numbered where it is taken)")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in that folder after its last finished epoch")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in that folder after its last checkpoint")
+    parser.add_argument("--cluster", metavar="HOST:PORT,...", help="machines that train together; the first one writes the run")
+    parser.add_argument("--worker", type=int, metavar="N", help="which of them this is, from 0")
+    said = parser.add_mutually_exclusive_group()
+    said.add_argument("--quiet", action="store_true", help="say nothing but what went wrong; the run's log has it all")
+    said.add_argument("--json", action="store_true", help="say it in JSON, an object a line")
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The program. Exit codes: 0 done, 1 something failed inside or an export did not pass, 2 a user's mistake, 130 Ctrl-C."""
+    """The program.
+
+    Exit codes: 0 done, 1 something failed inside or an export did not pass, 2 a user's mistake, 130 Ctrl-C, 143 SIGTERM.
+    """
     options = _parser().parse_args(arguments)
     console = rich.console.Console()
     if not console.is_terminal:
         console = rich.console.Console(width=120)  # a log file has no width of its own
     errors = rich.console.Console(stderr=True, soft_wrap=True)
-    run = new = None
+    mode = "quiet" if options.quiet else "json" if options.json else "person"
+    run = new = config = cluster = None
+    with contextlib.ExitStack() as held:
+        try:
+            config = configs.load(options.config, options.set)
+            cluster = clusters.find_cluster(config.strategy.kind, options.cluster, options.worker)
+            if cluster is None:
+                run = choose_run(config, options.output, options.resume)
+            else:
+                run = choose_place(config, options, cluster, held)
+            new = not options.resume
+            held.enter_context(occupied(run))
+            if options.resume:
+                check_same(config, run)
+            write_text(run.config, configs.dump(config))
+            os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+            log = open_log(run)
+            quiet_libraries(run)
+            if cluster is not None and not cluster.chief:
+                console.print(f"This is {cluster}; worker 0 shows the run and writes it", highlight=False)
+                mode = "quiet"
+            display = Display(console, log.info, mode)
+            stopping.install(display.say)
+            held.callback(stopping.restore)
+            return train(config, run, display, options.resume, cluster)
+        except UserError as error:
+            say_error(errors, str(error))
+            if new and run is not None and not run.metrics.exists() and lock.held():
+                remove(run.path)  # nothing was trained: a run that never began leaves nothing behind
+            return 2
+        except (KeyboardInterrupt, stopping.Stopped) as stop:
+            if run is not None and run.config.exists():
+                how = " after a checkpoint" if getattr(stop, "saved", False) else ""
+                again = resuming(options, run) if cluster is None else "the same commands, each with --resume"
+                errors.print(f"\ntfkd: stopped{how}. Go on with: {again}", highlight=False, markup=False)
+            return getattr(stop, "code", 130)
+        except Exception as error:  # the last resort: one line for the person, everything for the log
+            if cluster is not None and clusters.lost_a_worker(error) and clusters.may_rejoin():
+                log_traceback(run)
+                continue_with = sys.argv[1:] if arguments is None else arguments
+                errors.print(f"tfkd: {cluster}: lost another worker; going on from the last checkpoint when all are there again")
+                held.close()  # the run's lock, the temporary folder
+                clusters.rejoin(continue_with, sys.stderr)
+            known = None if config is None else failures.explain(error, config)
+            first = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+            say_error(errors, (known or f"{type(error).__name__}: {first}") + log_traceback(run))
+            return 1
+
+
+def choose_place(config: Config, options: argparse.Namespace, cluster: Cluster, held: contextlib.ExitStack) -> RunDir:
+    """Where one of several machines writes: the chief as `choose_run`, the others into a folder that `held` removes.
+
+    `--resume` begins a run where there is none: machines that train together may be given it each time.
+    """
+    if not cluster.chief:
+        options.resume = False  # the chief says whether, and from what
+        return RunDir(held.enter_context(tempfile.TemporaryDirectory(prefix="tfkd-worker-", ignore_cleanup_errors=True)))
+    if options.output is not None and not RunDir(options.output).config.exists():
+        options.resume = False
+    return choose_run(config, options.output, options.resume)
+
+
+def say_error(console: rich.console.Console, message: str) -> None:
+    console.print(f"tfkd: {message}", style="bold red", highlight=False, markup=False)
+
+
+def resuming(options: argparse.Namespace, run: RunDir) -> str:
+    """The command that goes on with a run."""
+    again = ["python", "-m", "tfkd.train", options.config, *(f"--set={item}" for item in options.set)]
+    return f"{shlex.join([*again, '--output', str(run)])} --resume"
+
+
+@contextlib.contextmanager
+def occupied(run: RunDir):
+    """Makes a run's folder and keeps other processes out of it.
+
+    Raises:
+        UserError: another process works there, or nothing can be written there.
+    """
     try:
-        config = configs.load(options.config, options.set)
-        run = choose_run(config, options.output, options.resume)
-        new = not run.path.exists() or not any(run.path.iterdir())
-        if options.resume:
-            check_same(config, run)
-        write_text(run.config, configs.dump(config))
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        log = open_log(run)
-        quiet_libraries(run)
-        return train(config, run, Display(console, log.info), options.resume)
-    except UserError as error:
-        errors.print(f"tfkd: {error}", style="bold red", highlight=False, markup=False)
-        if new and not run.metrics.exists():
-            remove(run.path)  # nothing was trained: a run that never began leaves nothing behind
-        return 2
-    except KeyboardInterrupt:
-        if run is None or not run.config.exists():
-            return 130
-        again = shlex.join(["python", "-m", "tfkd.train", options.config, *(f"--set={item}" for item in options.set)])
-        errors.print(f"\ntfkd: stopped. Go on with: {again} --output {run} --resume", highlight=False, markup=False)
-        return 130
-    except Exception as error:  # the last resort: one line for the person, everything for the log
-        first = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        errors.print(
-            f"tfkd: {type(error).__name__}: {first}{log_traceback(run)}", style="bold red", highlight=False, markup=False
-        )
-        return 1
+        run.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{run.path}: cannot be made: {error.strerror}; choose another folder with --output") from None
+    with lock.only_one(run.lock, str(run)):
+        yield
 
 
 def check_same(config: Config, run: RunDir) -> None:
     """Raises `UserError` when a run is resumed with another configuration than it was begun with."""
     before = configs.load(run.config).model_dump()
     for section, value in config.model_dump().items():
-        if before[section] != value:
+        if before[section] != value and section != "checkpoint":  # how often one is written changes nothing
             changed = [k for k in value if before[section].get(k) != value[k]] if isinstance(value, dict) else []
             key = f"{section}.{changed[0]}" if changed else section
             raise UserError(f"--resume: {key} is not what {run.path} was begun with; start a new run, or take the change back")

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tfkd.checkpoints import hugging_face, keras_hub, safetensors_files
+from tfkd.checkpoints import hugging_face, keras_hub, run, safetensors_files
 from tfkd.checkpoints.description import Description, show
 from tfkd.errors import UserError
 from tfkd.run_dir import read_json
 
 if TYPE_CHECKING:  # TensorFlow takes seconds to import, and `describe` does without it
+    import keras
+
     from tfkd.models.encoder import TransformerEncoder
-    from tfkd.tasks.classification import ClassificationHead
 
 FORMS = "a folder, hf://owner/name or keras_hub://preset"
 SMALL_FILES = hugging_face.SMALL_FILES + keras_hub.SMALL_FILES
@@ -28,7 +29,7 @@ class Checkpoint:
     Attributes:
         name: what to call it.
         encoder: weights loaded, created in the caller's `tf.distribute` scope and dtype policy.
-        head: the checkpoint's own classifier, built, weights loaded; None where it has none.
+        head: the checkpoint's own head, built, weights loaded; None where it has none.
         labels: names of the head's `head.classes` classes in order; None without a head, and for KerasHub presets, which
             do not name them.
         pieces: the WordPiece vocabulary in id order.
@@ -36,16 +37,18 @@ class Checkpoint:
         max_length: longest text in word pieces.
         pooler: kernel (D, D), inputs by outputs, and bias (D,) of BERT's tanh pooler, for a new head's hidden layer to start
             from; None where the checkpoint has none.
+        task: name of the task whose head it is.
     """
 
     name: str
     encoder: "TransformerEncoder"
-    head: "ClassificationHead | None"
+    head: "keras.layers.Layer | None"
     labels: list[str] | None
     pieces: list[str]
     lowercase: bool
     max_length: int
     pooler: tuple[np.ndarray, np.ndarray] | None
+    task: str | None = "classification"
 
 
 def describe(reference: str, revision: str | None = None) -> Description:
@@ -63,22 +66,27 @@ def open_checkpoint(reference: str, revision: str | None = None) -> Checkpoint:
 
     Arguments:
         reference: a Hugging Face folder (config.json, safetensors, vocabulary), a KerasHub preset folder,
-            `hf://owner/name` or `keras_hub://preset`; the last two are fetched unless they are in the cache.
+            `hf://owner/name` or `keras_hub://preset`; the last two are fetched unless they are in the cache. Or a run of
+            tfkd, which means the teacher that was trained there, or one of its `.keras` files.
         revision: branch, tag or commit of an `hf://` reference.
 
     Raises:
         UserError: nothing there, not reachable, not of the BERT family, broken, or computed differently here.
     """
+    if run.is_run(reference) and revision is None:
+        return Checkpoint(**run.open_run(reference))
     folder, name, kind = _locate(reference, revision, weights=True)
     description = kind.describe(folder, name)
     source = kind.weights(folder, description)
+    from tfkd.layers.head import ClassificationHead, RegressionHead
+    from tfkd.layers.token_head import SpanHead, TokenHead
     from tfkd.models.encoder import TransformerEncoder
-    from tfkd.tasks.classification import ClassificationHead
 
+    heads = {"regression": RegressionHead, "tagging": TokenHead, "question_answering": SpanHead}
     encoder = TransformerEncoder(**description.encoder)
     head = None
     if description.head is not None:
-        head = ClassificationHead(**description.head)
+        head = heads.get(description.task, ClassificationHead)(**description.head)
         head.build((None, None, description.encoder["width"]))
     for variable, slots in variables(encoder, head):
         variable.assign(np.concatenate([source.take(slot) for slot in slots], axis=-1))
@@ -86,7 +94,15 @@ def open_checkpoint(reference: str, revision: str | None = None) -> Checkpoint:
     if source.has_pooler:
         pooler = source.take(("hidden", None, "kernel")), source.take(("hidden", None, "bias"))
     return Checkpoint(
-        name, encoder, head, description.labels, description.pieces, description.lowercase, description.max_length, pooler
+        name,
+        encoder,
+        head,
+        description.labels,
+        description.pieces,
+        description.lowercase,
+        description.max_length,
+        pooler,
+        description.task,
     )
 
 
@@ -120,7 +136,8 @@ def variables(encoder, head):
         yield from dense(block.feed_forward.contract, "contract", index)
         yield from norm(block.feed_forward_norm, "feed_forward_norm", index)
     if head is not None:
-        yield from dense(head.hidden_dense, "hidden")
+        if hasattr(head, "hidden_dense"):
+            yield from dense(head.hidden_dense, "hidden")
         yield from dense(head.output_dense, "output")
 
 

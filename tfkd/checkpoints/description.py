@@ -18,10 +18,11 @@ class Description:
     Attributes:
         name: what to call it.
         encoder: arguments of `TransformerEncoder`.
-        head: arguments of `ClassificationHead`; None where the checkpoint has no classifier.
-        labels: names of the head's classes in order; None without a head, and where the checkpoint does not name them.
+        head: arguments of the task's head; None where the checkpoint has none.
+        labels: names of the head's classes in order; None without classes, and where the checkpoint does not name them.
         pieces: the WordPiece vocabulary in id order.
         lowercase: whether texts are lower-cased and stripped of accents.
+        task: name of the task whose head it is.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Description:
     labels: list[str] | None
     pieces: list[str]
     lowercase: bool
+    task: str | None = "classification"
 
     def __post_init__(self):
         width, heads = self.encoder["width"], self.encoder["heads"]
@@ -135,7 +137,7 @@ def slots(encoder: dict, head: dict | None, pooler: bool) -> Iterator[tuple[tupl
 
     Arguments:
         encoder: arguments of `TransformerEncoder`, post-norm with learned positions.
-        head: arguments of `ClassificationHead` with a hidden layer, or None.
+        head: arguments of a head, `hidden` among them where it has such a layer, or None.
         pooler: whether that hidden layer, BERT's pooler, is there without a head too.
     """
     width, inner = encoder["width"], encoder["feed_forward"]
@@ -151,7 +153,7 @@ def slots(encoder: dict, head: dict | None, pooler: bool) -> Iterator[tuple[tupl
         yield from _dense("expand", layer, width, inner)
         yield from _dense("contract", layer, inner, width)
         yield from _norm("feed_forward_norm", layer, width)
-    if head is not None or pooler:
+    if pooler or (head is not None and "hidden" in head):
         yield from _dense("hidden", None, width, width)
     if head is not None:
         yield from _dense("output", None, width, head["classes"])

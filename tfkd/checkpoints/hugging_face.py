@@ -17,6 +17,14 @@ ACTIVATIONS = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "relu": "relu",
 }
+PROBLEMS = {
+    "single_label_classification": "classification",
+    "multi_label_classification": "multilabel",
+    "regression": "regression",
+}
+"""What Hugging Face calls a text classifier's problem -> our task."""
+TOKEN_TASKS = {"ForTokenClassification": "tagging", "ForQuestionAnswering": "question_answering"}
+"""How the names of architectures end -> our task."""
 HEAD_ACTIVATIONS = {"bert": "tanh", "distilbert": "relu", "electra": "gelu"}
 TOKENIZERS = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "PreTrainedTokenizer", "TokenizersBackend")
 
@@ -57,17 +65,18 @@ def describe(folder: pathlib.Path, name: str) -> Description:
     if config.get("model_type") not in FAMILIES:
         config.refuse("model_type", f"only WordPiece encoders are read: {', '.join(FAMILIES)}")
     encoder = _encoder(config)
-    labels = _labels(config)
-    head = None if labels is None else _head(config, len(labels))
+    task = _task(config)
+    labels = None if task in (None, "question_answering") else _labels(config)
+    head = None if task is None else _head(config, task, 2 if labels is None else len(labels))
     pieces, file = _pieces(folder)
     pieces = check_vocabulary(pieces, file, encoder["vocabulary_size"])
-    return Description(name, encoder, head, labels, pieces, _lowercase(folder))
+    return Description(name, encoder, head, labels, pieces, _lowercase(folder), task)
 
 
 def weights(folder: pathlib.Path, description: Description) -> Tensors:
     """Opens the weights; checks names and shapes, not yet values. Raises `UserError` where config.json says otherwise."""
     config = Fields(read_json(folder / "config.json"), folder / "config.json")
-    tensors = Tensors(folder, config.get("model_type"))
+    tensors = Tensors(folder, config.get("model_type"), description.task)
     if not config.get("architectures") and tensors.name(("output", None, "kernel")):
         raise UserError(
             f"{config.file}: no architectures, but the weights hold a classifier; say which it is, such as "
@@ -133,9 +142,28 @@ def _activation(config: Fields, key: str) -> str:
     return ACTIVATIONS[name]
 
 
-def _head(config: Fields, classes: int) -> dict:
-    """Arguments of the `ClassificationHead` that a family's `ForSequenceClassification` is."""
+def _task(config: Fields) -> str | None:
+    """The task whose head the architecture has; None where it has none of ours."""
+    architecture = str(next(iter(config.items("architectures")), ""))
+    for ending, task in TOKEN_TASKS.items():
+        if architecture.endswith(ending):
+            return task
+    if not architecture.endswith("ForSequenceClassification"):
+        return None
+    outputs = len(_labels(config))
+    problem = config.get("problem_type", "single_label_classification" if outputs > 1 else "regression")
+    if problem not in PROBLEMS:
+        config.refuse("problem_type", f"must be one of {', '.join(PROBLEMS)}")
+    if problem == "regression" and outputs > 1:
+        raise UserError(f"{config.file}: a head for {show(problem)} of {outputs} numbers; only one number is read")
+    return PROBLEMS[problem]
+
+
+def _head(config: Fields, task: str, classes: int) -> dict:
+    """Arguments of the task's head, as a family's architecture has it."""
     family = config.get("model_type")
+    if task in TOKEN_TASKS.values():
+        return {"classes": classes, "dropout": config.share("classifier_dropout", 0.1)}
     if family == "distilbert":
         dropout = config.share("seq_classif_dropout", 0.2)
     else:
@@ -143,10 +171,8 @@ def _head(config: Fields, classes: int) -> dict:
     return {"classes": classes, "pooling": "first", "hidden": HEAD_ACTIVATIONS[family], "dropout": dropout}
 
 
-def _labels(config: Fields) -> list[str] | None:
-    """Label names in class order; None where the architecture has no text classifier."""
-    if not str(next(iter(config.items("architectures")), "")).endswith("ForSequenceClassification"):
-        return None
+def _labels(config: Fields) -> list[str]:
+    """Label names in class order."""
     names = config.fields("id2label").values
     if not names:  # what Hugging Face takes an absent table to mean
         names = {str(index): f"LABEL_{index}" for index in range(config.count("num_labels", 2))}
@@ -155,11 +181,6 @@ def _labels(config: Fields) -> list[str] | None:
     labels = [names[str(index)] for index in range(len(names))]
     if not all(isinstance(label, str) for label in labels) or len(set(labels)) < len(labels):
         config.refuse("id2label", "must give every class a name of its own")
-    problem = config.get("problem_type", "single_label_classification" if len(labels) > 1 else "regression")
-    if problem != "single_label_classification":
-        raise UserError(
-            f"{config.file}: a head for {show(problem)} ({len(labels)} outputs); only one label for a text is read so far"
-        )
     return labels
 
 

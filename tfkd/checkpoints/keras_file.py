@@ -5,8 +5,11 @@ import os
 import pathlib
 import re
 import zipfile
+import zlib
 
 from tfkd.errors import UserError
+
+LARGEST_CONFIG = 100_000_000
 
 
 def open_keras_file(path: str | os.PathLike, trust: bool = False):
@@ -56,11 +59,15 @@ def _config(path: pathlib.Path) -> str:
         raise UserError(f"{path}: not a .keras file; save the model again with model.save('{path.stem}.keras')")
     try:
         with zipfile.ZipFile(path) as archive:
+            if archive.getinfo("config.json").file_size > LARGEST_CONFIG:  # a few bytes can unpack to terabytes
+                raise UserError(f"{path}: its config.json claims more than {LARGEST_CONFIG:,} bytes; not what model.save wrote")
             text = archive.read("config.json").decode()
         json.loads(text)
     except KeyError:
         raise UserError(f"{path}: no config.json in it; not what model.save wrote") from None
-    except (zipfile.BadZipFile, OSError, ValueError, EOFError) as error:
+    except UserError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, OSError, ValueError, EOFError, NotImplementedError, RuntimeError) as error:
         raise UserError(f"{path}: not a whole .keras file ({_first_line(error)}); copy or save it again") from None
     return text
 

@@ -48,6 +48,8 @@ HEADS = {
     "distilbert": {"hidden": "pre_classifier", "output": "classifier"},
     "electra": {"hidden": "classifier.dense", "output": "classifier.out_proj"},
 }
+TOKEN_HEADS = {"tagging": {"output": "classifier"}, "question_answering": {"output": "qa_outputs"}}
+"""By task, where a head scores every position: the same for all families."""
 SUFFIXES = {
     "table": (".weight",),
     "kernel": (".weight",),
@@ -63,19 +65,21 @@ class Tensors:
     Arguments:
         folder: holds model.safetensors, or model.safetensors.index.json and its parts.
         family: `bert`, `distilbert` or `electra`.
+        task: of the head, where there is one.
 
     Raises:
         UserError: no weights, only pickled ones, or files that are cut off or missing.
     """
 
-    def __init__(self, folder: pathlib.Path, family: str):
+    def __init__(self, folder: pathlib.Path, family: str, task: str | None = None):
         self.folder, self.family = folder, family
         self.files = _files(folder)
         prefix = f"{family}."
         bare = not any(name.startswith(prefix) for name in self.files)
         self.prefix = "" if bare else prefix
         self.stems = {part: self.prefix + stem for part, stem in BODIES[family].items()}
-        self.stems |= {part: stem.removeprefix(prefix) if bare else stem for part, stem in HEADS[family].items()}
+        heads = HEADS[family] | TOKEN_HEADS.get(task, {})
+        self.stems |= {part: stem.removeprefix(prefix) if bare else stem for part, stem in heads.items()}
 
     def name(self, slot: tuple[str, int | None, str]) -> str | None:
         """What the folder calls a slot of `description.slots`; None where it has no such tensor."""

@@ -9,7 +9,15 @@ from tfkd.errors import UserError
 from tfkd.models.foreign import ACTIVATIONS, choose_inputs, fixed_length, meaning, pad_to, to_logits
 
 DEFAULT = "serving_default"
-REACHING_OUT = ("PyFunc", "PyFuncStateless", "EagerPyFunc", "ReadFile", "WriteFile", "MatchingFiles")
+REACHING_OUT = (
+    "PyFunc", "PyFuncStateless", "EagerPyFunc", "ReadFile", "WriteFile", "MatchingFiles", "Save", "SaveSlices",
+    "WholeFileReader", "WholeFileReaderV2", "TextLineReader", "TextLineReaderV2", "TFRecordReader", "TFRecordReaderV2",
+    "FixedLengthRecordReader", "FixedLengthRecordReaderV2", "LMDBReader", "LMDBDataset", "SqlDataset", "DataServiceDataset",
+    "DataServiceDatasetV4", "TextLineDataset", "TFRecordDataset", "FixedLengthRecordDataset", "FixedLengthRecordDatasetV2",
+    "LoadDataset", "SaveDataset", "SaveDatasetV2", "SnapshotDataset", "SnapshotDatasetV2", "CacheDataset", "CacheDatasetV2",
+    "DatasetToTFRecord", "CreateSummaryFileWriter", "CreateSummaryDbWriter", "DebugIdentity", "DebugIdentityV2",
+    "DebugIdentityV3", "DebugNumericSummary",
+)  # fmt: skip
 """Operations with which a graph can run Python of this process or read and write any file of yours."""
 
 
@@ -166,9 +174,12 @@ def _check_operations(path: pathlib.Path, trust: bool) -> None:
     if not model.meta_graphs:
         raise UserError(f"{file}: holds no graph; export the model again")
     graphs = [graph.graph_def for graph in model.meta_graphs]
-    used = {node.op for graph in graphs for node in graph.node}
-    used |= {node.op for graph in graphs for function in graph.library.function for node in function.node_def}
-    reaching = sorted(used.intersection(REACHING_OUT))
+    nodes = [node for graph in graphs for node in graph.node]
+    nodes += [node for graph in graphs for function in graph.library.function for node in function.node_def]
+    reaching = {node.op for node in nodes if node.op in REACHING_OUT}
+    if any(node.op == "PrintV2" and node.attr["output_stream"].s.startswith(b"file:") for node in nodes):
+        reaching.add("PrintV2 into a file")
+    reaching = sorted(reaching)
     if reaching and not trust:
         raise UserError(
             f"{path}: its graph holds {', '.join(reaching)}, which can reach files or Python of yours; if you trust its maker, "

@@ -1,6 +1,7 @@
 """Examples from CSV, TSV, JSONL, Parquet and text files: streamed, checked, errors that name file and row. No TensorFlow."""
 
 import codecs
+import collections
 import csv
 import functools
 import hashlib
@@ -48,6 +49,7 @@ class Files:
         self.target = target
         self.name = self._paths["train"].name
         self.splits = tuple(self._paths)
+        self._stamps = {path: _stamp(path) for path in self._paths.values()}
         digests = {split: run_dir.sha256(path) for split, path in self._paths.items()}
         self.provenance = {
             f"{path.name} ({split})": f"{path.stat().st_size:,} bytes, sha256 {digests[split][:16]}"
@@ -64,6 +66,12 @@ class Files:
         """Yields examples as the target makes them, in file order. Raises `UserError` at a row that it cannot use."""
         return _read(self._paths[split], self.target.columns, self.target.example)
 
+    def check_unchanged(self) -> None:
+        """Raises `UserError` where a file is no longer the one that `key` stands for."""
+        for path, stamp in self._stamps.items():
+            if not path.exists() or _stamp(path) != stamp:
+                raise UserError(f"{path}: changed while it was read; run again when it is finished")
+
     def _find_labels(self) -> list[str]:
         """Reads the label column of the training file."""
         key = self.target.keys[0]
@@ -73,6 +81,12 @@ class Files:
             return columns.label_names(itertools.chain.from_iterable(values), named[key])
         except columns.TooManyLabels as error:
             raise UserError(f"{self._paths['train']}: {error}") from None
+
+
+def _stamp(path: pathlib.Path) -> tuple[int, int, int]:
+    """Changes whenever a file is written to or replaced."""
+    about = path.stat()
+    return about.st_ino, about.st_size, about.st_mtime_ns
 
 
 def _require_readable(path: pathlib.Path, key: str) -> None:
@@ -123,17 +137,17 @@ def _place(path: pathlib.Path, row: int, line: int | None) -> str:
     return f"{path}, row {row:,}" + (f" (line {line:,})" if line is not None and line != row else "")
 
 
-def _require_columns(path: pathlib.Path | str, named: dict[str, str], present: list[str]) -> list[int]:
-    """Positions of the named columns. Raises `UserError` with those there are and the nearest one."""
+def _require_columns(path: pathlib.Path | str, named: dict[str, str], present: list[str], fix: str = "") -> list[int]:
+    """Positions of the named columns. Raises `UserError` with those there are and the nearest one, or else how to mend it."""
     for key, column in named.items():
         if column not in present:
-            near = columns.nearest(column, present)
-            raise UserError(f"{path}: no column {column}; it has {columns.listed(present)}{near or f'; set data.columns.{key}'}")
+            near = columns.nearest(column, present) or f"; set data.columns.{key}{fix}"
+            raise UserError(f"{path}: no column {column}; it has {columns.listed(present)}{near}")
     return [present.index(column) for column in named.values()]
 
 
 def _require_distinct(path: pathlib.Path, names: list[str]) -> None:
-    twice = sorted({name for name in names if name and names.count(name) > 1}) if len(set(names)) < len(names) else []
+    twice = sorted(name for name, times in collections.Counter(names).items() if name and times > 1)
     if twice:
         raise UserError(f"{path}: column {twice[0]} is there twice; rename one of them")
 
@@ -180,12 +194,13 @@ def _read_csv(path: pathlib.Path, named: dict[str, str], delimiter: str = ",") -
             if header is None:
                 header = [name.strip() for name in cells]
                 _require_distinct(path, header)
-                positions = _require_columns(path, named, header)
+                positions = _require_columns(path, named, header, ", or begin the file with a line of names")
                 continue
             row += 1
             if len(cells) != len(header):
                 fix = f"quote fields that hold a {'comma' if delimiter == ',' else 'tab'}"
-                raise UserError(f"{_place(path, row, line)}: {len(cells)} fields, but the header has {len(header)}; {fix}")
+                fields = f"{len(cells)} field{'s' * (len(cells) != 1)}, but the header has {len(header)}"
+                raise UserError(f"{_place(path, row, line)}: {fields}; {fix}")
             yield row, line, [cells[position] for position in positions]
     if header is None:
         raise UserError(f"{path}: is empty")
@@ -221,7 +236,7 @@ def _read_jsonl(path: pathlib.Path, named: dict[str, str]) -> Iterator[Row]:
             except UserError as error:
                 raise UserError(f"{_place(path, row + 1, line)}: {error}") from None
             row += 1
-            _require_columns(_place(path, row, line), named, list(fields))
+            _require_columns(_place(path, row, line), named, list(fields), ", or give every row one" * (row > 1))
             yield row, line, [fields[column] for column in named.values()]
     if line == 1:
         raise UserError(f"{path}: is empty")
@@ -247,8 +262,7 @@ def _parsed(text: str) -> dict:
 def _object(pairs: list[tuple[str, object]]) -> dict:
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        (twice, _), *_ = collections.Counter(name for name, _ in pairs).most_common(1)
         raise UserError(f"key {columns.shown(twice)} is there twice")
     return fields
 
@@ -270,13 +284,16 @@ def _read_parquet(path: pathlib.Path, named: dict[str, str]) -> Iterator[Row]:
                     yield row, None, list(cells)
     except UnicodeDecodeError as error:
         raise UserError(f"{path}, after row {row:,}: text that is not UTF-8 ({error.reason}); write the file anew") from None
-    except (pyarrow.ArrowException, OSError) as error:  # pyarrow reports damage as either
-        raise UserError(f"{path}: not readable as Parquet after row {row:,}: {str(error).splitlines()[0]}") from None
+    except UserError:
+        raise
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:  # damage; times that Python does not know
+        reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
+        raise UserError(f"{path}: not readable as Parquet after row {row:,}: {reason}; write the file anew") from None
 
 
 def _read_text(path: pathlib.Path, named: dict[str, str]) -> Iterator[Row]:
     """Yields the lines of a plain text, without white space around them; blank ones are skipped."""
-    _require_columns(path, named, ["text"])
+    _require_columns(path, named, ["text"], "; a .txt file has texts alone: what else a task needs is in CSV, JSONL or Parquet")
     row = line = 0
     with open(path, "rb") as stream:
         try:

@@ -1,10 +1,15 @@
 """Rows to batches: few shapes, little padding, an order that follows from the seed and the epoch alone."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import tensorflow as tf
 
 from tfkd.data.store import Store
 from tfkd.data.teacher_cache import TeacherCache, check_fixed
+
+MOST_ROWS_NAMED = 64
+"""Of a batch, in a message."""
 
 
 def choose_buckets(lengths: np.ndarray, max_length: int, count: int = 6, multiple: int = 4) -> list[int]:
@@ -101,35 +106,58 @@ class Batches:
         tokens = sum(length * len(rows) for rows, length in self.plan())
         return 1.0 - int(self.store.lengths.sum()) / tokens if tokens else 0.0
 
-    def dataset(self, first_epoch: int = 0, repeat: bool = False) -> tf.data.Dataset:
-        """The batches of `first_epoch`, and with `repeat` of all epochs after it, endlessly."""
+    def rows_of(self, epoch: int, step: int) -> str:
+        """Which rows a batch has, in words: for whoever looks for a bad one."""
+        rows = self.plan(epoch)[step][0]
+        rows = np.sort(rows[rows >= 0])
+        named = ", ".join(map(str, rows[:MOST_ROWS_NAMED])) + (" ..." if len(rows) > MOST_ROWS_NAMED else "")
+        return f"rows {named} of {self.store.path.name}, counted from 0"
+
+    def dataset(
+        self, first_epoch: int = 0, repeat: bool = False, parts: int = 1, mine: Sequence[int] = (0,), first_step: int = 0
+    ) -> tf.data.Dataset:
+        """The batches of `first_epoch` from `first_step` on, and with `repeat` of all epochs after it, endlessly.
+
+        Arguments:
+            parts: each batch is cut into so many equal ones, filled up where they do not divide it.
+            mine: those of a batch that are given, in turn, as a batch each.
+        """
+        size = -(-self.batch_size // parts)
 
         def generate():
-            epoch = first_epoch
+            epoch, first = first_epoch, first_step
             while True:
-                for number, (rows, length) in enumerate(self.plan(epoch)):
-                    yield self._batch(rows, length, (self.seed, epoch, number + 1))  # 0 would be the seed of the order
+                for number, (rows, length) in enumerate(self.plan(epoch)[first:], start=first):
+                    rows = np.concatenate([rows, np.full(size * parts - len(rows), -1)])
+                    place = self.seed, epoch, number + 1  # 0 would be the seed of the order
+                    for part in mine:
+                        yield self._batch(rows, length, place, slice(part * size, (part + 1) * size))
                 if not repeat:
                     return
-                epoch += 1
+                epoch, first = epoch + 1, 0
 
         target = self.store.target
         signature = (
-            self._input_signature(),
-            tf.TensorSpec((self.batch_size, *target.y_shape), target.y_dtype),
-            tf.TensorSpec((self.batch_size, *target.weight_shape), "float32"),
+            self._input_signature(size),
+            tf.TensorSpec((size, *target.y_shape), target.y_dtype),
+            tf.TensorSpec((size, *target.weight_shape), "float32"),
         )
-        cardinality = tf.data.INFINITE_CARDINALITY if repeat else self.steps
+        cardinality = tf.data.INFINITE_CARDINALITY if repeat else (self.steps - first_step) * len(mine)
         batches = tf.data.Dataset.from_generator(generate, output_signature=signature)
         return batches.apply(tf.data.experimental.assert_cardinality(cardinality)).prefetch(4)
 
-    def _batch(self, rows: np.ndarray, length: int, place: tuple[int, ...]) -> tuple[dict, np.ndarray, np.ndarray]:
-        """`(x, y, sample_weight)` of `rows`; `place`, which no other batch of a training has, seeds what is drawn for it."""
-        random = np.random.default_rng(place) if self.shuffle else None
-        x, y, sample_weight = self.store.target.batch(self.store, rows, length, random)
-        return (x if self.teacher is None else x | self.teacher.gather(rows, length)), y, sample_weight
+    def _batch(
+        self, rows: np.ndarray, length: int, place: tuple[int, ...], part: slice = slice(None)
+    ) -> tuple[dict, np.ndarray, np.ndarray]:
+        """`(x, y, sample_weight)` of a part of `rows`; `place`, which no other batch of a training has, seeds what is drawn.
 
-    def _input_signature(self) -> dict[str, tf.TensorSpec]:
-        names = ("token_ids", "padding_mask", *(("segment_ids",) if self.store.pairs else ()))
-        inputs = {name: tf.TensorSpec((self.batch_size, None), "int32") for name in names}
-        return inputs if self.teacher is None else inputs | self.teacher.signature(self.batch_size)
+        It is drawn for the whole batch, so that a row is the same in however many parts.
+        """
+        random = np.random.default_rng(place) if self.shuffle else None
+        batch = self.store.target.batch(self.store, rows, length, random)
+        x, y, sample_weight = tf.nest.map_structure(lambda values: values[part], batch)
+        return (x if self.teacher is None else x | self.teacher.gather(rows[part], length)), y, sample_weight
+
+    def _input_signature(self, size: int) -> dict[str, tf.TensorSpec]:
+        inputs = {name: tf.TensorSpec((size, None), "int32") for name in self.store.inputs}
+        return inputs if self.teacher is None else inputs | self.teacher.signature(size)

@@ -3,10 +3,12 @@
 import hashlib
 import json
 import pathlib
+from collections.abc import Iterator
 
 from tfkd.data.sources import Source
 from tfkd.data.store import Store, write_store
 from tfkd.data.tokenizer import Tokenizer
+from tfkd.lock import one_after_another
 
 FORMAT = 2
 """Of a store's files; a change of it makes old caches unused."""
@@ -24,18 +26,29 @@ def prepare(source: Source, tokenizer: Tokenizer, max_length: int, cache: pathli
 
     Returns:
         Store by split.
+
+    Raises:
+        UserError: a file changed while it was read; nothing of it is kept.
     """
     folder = cache / "data" / prepared_key(source, tokenizer, max_length)
     stores, before = {}, 0
     for split in source.splits:
         path = folder / split
-        if (path / "about.json").exists():
-            stores[split] = Store(path, source.target)
-        else:
-            told = None if update is None else lambda examples, before=before: update(before + examples)
-            stores[split] = write_store(path, source.examples(split), tokenizer, max_length, source.target, told)
+        told = None if update is None else lambda examples, before=before: update(before + examples)
+        with one_after_another(folder.with_suffix(".lock")):  # of several runs one tokenizes, and the others find it done
+            if (path / "about.json").exists():
+                stores[split] = Store(path, source.target)
+            else:
+                examples = _unchanged(source, split)
+                stores[split] = write_store(path, examples, tokenizer, max_length, source.target, told)
         before += stores[split].examples
     return stores
+
+
+def _unchanged(source: Source, split: str) -> Iterator[dict]:
+    """The examples of a split, where all of them are those that the source's key stands for."""
+    yield from source.examples(split)
+    source.check_unchanged()
 
 
 def prepared_key(source: Source, tokenizer: Tokenizer, max_length: int) -> str:

@@ -89,6 +89,12 @@ class Source:
             rows = self._reader.rows(split)
         return itertools.islice(rows, self._limit)
 
+    def check_unchanged(self) -> None:
+        """Raises `UserError` where a file changed since the source was opened: `key` does not stand for what was read then."""
+        check = getattr(self._reader, "check_unchanged", None)
+        if check is not None:
+            check()
+
     def _tell_cut(self) -> None:
         """Counts the rows that the cut takes out of train, and notes it."""
         counts = [0, 0]

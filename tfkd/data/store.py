@@ -13,7 +13,7 @@ import numpy as np
 
 from tfkd.data.target import Column, Target
 from tfkd.data.tokenizer import Tokenizer
-from tfkd.run_dir import read_json, whole
+from tfkd.run_dir import read_json, sha256, whole
 
 EXAMPLES_AT_ONCE = 1024
 """Examples tokenized together: enough to keep the tokenizer busy, few enough to stay in the cache."""
@@ -75,6 +75,16 @@ class Store:
     def json(self, row: int, name: str):
         """What a target kept of a row by `json_column`."""
         return json.loads(self.row(name, row).tobytes())
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of what `gather` gives."""
+        return ("token_ids", "padding_mask", *(("segment_ids",) if self.pairs else ()))
+
+    @property
+    def key(self) -> str:
+        """Hex digest of every file."""
+        return sha256(self.path)
 
     def gather(self, rows: np.ndarray, length: int) -> dict[str, np.ndarray]:
         """Model inputs of `rows` (B,), each padded to `length`: (B, T) int32. A row of -1 is all padding."""

@@ -26,7 +26,7 @@ from tfkd.data.teacher_tensors import at, tensors
 from tfkd.errors import UserError
 from tfkd.run_dir import read_json, sha256
 
-FORMAT = 1
+FORMAT = 2
 """Of a cache's files and of how a teacher is asked; a change of it makes old caches unused."""
 
 PREFIX = "teacher."
@@ -61,10 +61,9 @@ def cache_key(teacher, store: Store, names, top_k: int | None = None) -> str:
     parts = {
         "format": FORMAT,
         "teacher": teacher,
-        "store": sha256(store.path),
+        "store": store.key,
         "rows": len(store),
         "names": sorted({"logits", *names}),
-        "dtype": "float16",
         "top_k": top_k,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
@@ -143,11 +142,11 @@ class TeacherCache:
         return {name: shapes[name] for name in names}
 
     def gather(self, rows: np.ndarray, length: int) -> dict[str, np.ndarray]:
-        """What the teacher said of `rows` (B,), each padded to `length`: float16 (B, ...) under `teacher.NAME`.
+        """What the teacher said of `rows` (B,), each padded to `length`: (B, ...) under `teacher.NAME`, float16 as a rule.
 
         Padding is 0, the attention scores of padded keys are `MASKED_SCORE`. A row of -1 is all 0.
         """
-        batch = [np.zeros((len(rows), *at(tensor.shape, length)), "float16") for tensor in self.tensors]
+        batch = [np.zeros((len(rows), *at(tensor.shape, length)), tensor.dtype) for tensor in self.tensors]
         for place, row in enumerate(rows):
             if row >= 0:
                 chunk, start, positions = self._chunk(row // self.chunk_rows), self.starts[row], int(self.lengths[row])
@@ -159,7 +158,7 @@ class TeacherCache:
 
     def signature(self, batch_size: int) -> dict[str, tf.TensorSpec]:
         """Of what `gather` returns."""
-        return {PREFIX + t.name: tf.TensorSpec((batch_size, *t.shape), "float16") for t in self.tensors}
+        return {PREFIX + t.name: tf.TensorSpec((batch_size, *t.shape), t.dtype) for t in self.tensors}
 
     def _chunk(self, index: int) -> np.ndarray:
         if index not in self._chunks:

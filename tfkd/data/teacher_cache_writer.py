@@ -36,6 +36,7 @@ def write_cache(
     progress: Callable[[int, int], None] | None = None,
     jit_compile: bool = False,
     chunk_bytes: int = CHUNK_BYTES,
+    team=None,
 ) -> TeacherCache:
     """Opens the cache at `path`, first writing what of it is missing or damaged.
 
@@ -55,6 +56,8 @@ def write_cache(
         progress: is told rows done and rows in all.
         jit_compile: compile the teacher with XLA, once for each bucket.
         chunk_bytes: about the largest file.
+        team: a `tfkd.multi_worker.Team`, whose workers write a part of the chunks each. Where they share no disk, each then
+            writes the others' too.
 
     Raises:
         UserError: a value beyond float16, with its row; no space, no permission; a task that draws what it reads of a row.
@@ -66,23 +69,32 @@ def write_cache(
     layout = tensors(_shapes(teacher, names, store, buckets), top_k)
     with _one_line(path):
         finished = _finished(path, layout, top_k, store)
-    if finished is not None:
-        progress(len(store), len(store))
-        return finished
     writer = _Writer(path, layout, store, chunk_bytes)
-    with _alone(path, lambda: progress(min(writer.count() * writer.chunk_rows, len(store)), len(store))):
-        finished = _finished(path, layout, top_k, store)  # by the process that was waited for
-        if finished is not None:
-            progress(len(store), len(store))
-            return finished
+
+    def fill(chunks):
         writer.check_space()
         ask = _compiled(teacher, names, layout, jit_compile)
-        for index in range(writer.chunks):
+        for index in chunks:
             rows = writer.rows(index)
             if not writer.has(index):
                 batch = min(batch_size, writer.chunk_rows)
                 writer.write(index, _answers(ask, rows, layout, store, buckets, batch, progress))
             progress(int(rows[-1]) + 1, len(store))
+
+    if team is not None and team.count > 1:
+        if finished is None:
+            with _alone(path, lambda: None, together=True):
+                fill(range(team.index, writer.chunks, team.count))
+        team.told()  # all have come to here
+    if finished is not None:
+        progress(len(store), len(store))
+        return finished
+    with _alone(path, lambda: progress(min(writer.count() * writer.chunk_rows, len(store)), len(store))):
+        finished = _finished(path, layout, top_k, store)  # by the process that was waited for
+        if finished is not None:
+            progress(len(store), len(store))
+            return finished
+        fill(range(writer.chunks))
         writer.finish(top_k)
     return TeacherCache(path, verify=False)
 
@@ -227,7 +239,8 @@ def _record(layout, answer, place: int, row: int, length: int) -> Iterator[bytes
     for tensor, parts in zip(layout, answer, strict=True):
         for values in tensor.pack([part[place, ...] for part in parts], length):
             if not_finite(values):
-                what = "NaN" if np.isnan(values).any() else f"a value beyond {LARGEST:,}, the largest of float16"
+                beyond = f"a value beyond {LARGEST:,}, the largest of float16" if values.dtype == "float16" else "infinity"
+                what = "NaN" if np.isnan(values).any() else beyond
                 raise UserError(
                     f"teacher: {tensor.name} of row {row} (counted from 0) has {what}: it cannot be cached; use teacher.cache: "
                     "false, or a teacher whose numbers are sound"
@@ -236,21 +249,21 @@ def _record(layout, answer, place: int, row: int, length: int) -> Iterator[bytes
 
 
 @contextlib.contextmanager
-def _alone(path: pathlib.Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """Holds the folder's lock, which a process lets go of even as it is killed."""
+def _alone(path: pathlib.Path, waiting: Callable[[], None], together: bool = False) -> Iterator[None]:
+    """Holds the folder's lock, which a process lets go of even as it is killed; `together`: beside others who do so too."""
     with contextlib.ExitStack() as files:
         with _one_line(path):
             path.mkdir(parents=True, exist_ok=True)
-            lock = files.enter_context(open(path / "lock", "ab"))
-            while not _taken(lock):
+            lock = files.enter_context(open(path / "lock", "a+b"))
+            while not _taken(lock, fcntl.LOCK_SH if together else fcntl.LOCK_EX):
                 waiting()
                 time.sleep(SECONDS_BETWEEN_LOOKS)
         yield
 
 
-def _taken(lock) -> bool:
+def _taken(lock, kind: int) -> bool:
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

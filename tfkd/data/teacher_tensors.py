@@ -1,4 +1,7 @@
-"""How one tensor of a teacher lies on disk, a row at a time: in float16, its padding left out."""
+"""How one tensor of a teacher lies on disk, a row at a time: in float16, its padding left out.
+
+Logits of a single number, a regression's, stay float32: they are in the data's units, whatever those are, and are few.
+"""
 
 import math
 
@@ -29,14 +32,15 @@ class DenseTensor:
         self.name, self.shape = name, tuple(shape)
         self.parts = (self.shape,)
         self.scores = name.startswith("attention.")
+        self.dtype = "float32" if name == "logits" and self.shape[-1:] == (1,) else "float16"
 
     def bytes(self, lengths):
         """Bytes of a row of this length; an array of lengths gives an array."""
-        return 2 * _size(self.shape, lengths)
+        return np.dtype(self.dtype).itemsize * _size(self.shape, lengths)
 
     def encode(self, tensor: tf.Tensor) -> tuple[tf.Tensor, ...]:
         """(B, ...) as the teacher gives it -> the parts (B, ...) that are kept. Runs in a graph."""
-        return (tf.cast(tensor, tf.float16),)
+        return (tf.cast(tensor, self.dtype),)
 
     def pack(self, parts: list[np.ndarray], length: int) -> list[np.ndarray]:
         """One row's padded parts -> the arrays to write, in order."""
@@ -44,7 +48,8 @@ class DenseTensor:
 
     def unpack(self, record: np.ndarray, row: np.ndarray, length: int) -> None:
         """Fills `row`, padded and all 0 so far, from its bytes on disk."""
-        row[_real(self.shape, length)] = record.view(FLOAT).reshape(at(self.shape, length))
+        kept = record.view(np.dtype(self.dtype).newbyteorder("<"))
+        row[_real(self.shape, length)] = kept.reshape(at(self.shape, length))
         if self.scores:
             row[..., length:] = MASKED_SCORE
 
@@ -64,7 +69,7 @@ class TopKTensor:
     """
 
     def __init__(self, name: str, shape: Shape, k: int):
-        self.name, self.shape, self.k = name, tuple(shape), k
+        self.name, self.shape, self.k, self.dtype = name, tuple(shape), k, "float16"
         self.parts = tuple((*shape[:-1], size) for size in (k, 1, k))
 
     def bytes(self, lengths):
@@ -120,8 +125,10 @@ def at(shape: Shape, length: int) -> tuple[int, ...]:
 
 
 def not_finite(values: np.ndarray) -> bool:
-    """Whether float16 `values` hold inf or NaN; their exponent's bits are then all set, which is quick to see."""
-    return values.dtype.kind == "f" and bool(((values.view("<u2") & 0x7C00) == 0x7C00).any())
+    """Whether `values` hold inf or NaN; in float16 their exponent's bits are then all set, which is quick to see."""
+    if values.dtype != "float16":
+        return values.dtype.kind == "f" and not bool(np.isfinite(values).all())
+    return bool(((values.view("<u2") & 0x7C00) == 0x7C00).any())
 
 
 def _real(shape: Shape, length: int) -> tuple[slice, ...]:

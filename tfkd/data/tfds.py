@@ -206,7 +206,8 @@ def _prepared(name: str, data_dir: str | os.PathLike | None, download: bool):
     import tensorflow_datasets as tfds
 
     if _COMMUNITY.match(name) and not download:
-        raise UserError(f"data.tfds = {name}: a community data set needs the network; set data.download: true")
+        why = "a community data set is fetched, and its maker's code run"
+        raise UserError(f"data.tfds = {name}: {why}; if you trust it, set data.download: true")
     try:
         _require_configuration(name)
         builder = tfds.builder(name, data_dir=None if data_dir is None else os.fspath(data_dir))

@@ -210,6 +210,8 @@ def _checked(pieces: Iterable[str]) -> _Vocabulary:
     missing = [piece for piece in SPECIAL[:4] if piece not in lines]
     if missing:
         raise UserError(f"{', '.join(missing)} missing; a BERT vocabulary holds {', '.join(SPECIAL[:4])}")
+    if lines.keys() <= set(SPECIAL):
+        raise UserError("a vocabulary of nothing but special pieces; it is learned from more texts, or read from a whole file")
     return _Vocabulary(pieces, {piece: lines[piece] - 1 for piece in SPECIAL if piece in lines})
 
 

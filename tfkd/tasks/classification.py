@@ -32,7 +32,6 @@ class Classification(Task):
     """One of C classes: softmax cross-entropy, accuracy."""
 
     name = "classification"
-    checkpoint_head = True
     target = "class"
     metric = monitor = "accuracy"
 

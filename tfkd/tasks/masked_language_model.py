@@ -14,6 +14,7 @@ class MaskedLanguageModel(Task):
     name = "masked_language_model"
     target = "masked"
     metric, monitor = "accuracy", "accuracy"
+    per_position = True
     over_vocabulary = True
 
     def head(self, outputs, pooling="first", dropout=0.1):

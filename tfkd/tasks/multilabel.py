@@ -52,6 +52,7 @@ class Multilabel(Task):
     name = "multilabel"
     target = "classes"
     metric = monitor = "f1_micro"
+    mixture = {"activation": "sigmoid"}
     response = "binary_kl"
 
     def head(self, outputs, pooling="first", dropout=0.1):

@@ -84,6 +84,8 @@ class QuestionAnswering(Task):
     name = "question_answering"
     target = "span"
     metric, monitor = "f1", "span_f1"
+    per_position = True
+    mixture = {"activation": "softmax", "axis": 1}
 
     def __init__(self, target=None):
         super().__init__(target)

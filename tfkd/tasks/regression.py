@@ -67,6 +67,7 @@ class Regression(Task):
     name = "regression"
     target = "number"
     metric, monitor = "spearman", "pearson"
+    mixture = {"activation": "linear"}
     response = "logits_mse"
 
     def __init__(self, target=None):

@@ -24,6 +24,7 @@ class SentenceEmbedding(Task):
     name = "sentence_embedding"
     target = "sentences"
     metric, monitor = "spearman", None
+    mixture = {"activation": "linear"}
     response = "logits_mse"
     learns_from_labels = False
 

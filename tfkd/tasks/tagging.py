@@ -66,6 +66,7 @@ class Tagging(Task):
     name = "tagging"
     target = "tags"
     metric, monitor = "f1", "entity_f1"
+    per_position = True
 
     def __init__(self, target=None):
         super().__init__(target)

@@ -31,8 +31,10 @@ class Task:
     response = "kl_divergence"
     learns_from_labels = True
     """Whether there is anything to learn without a teacher."""
-    checkpoint_head = False
-    """Whether the head that a checkpoint of the BERT family may bring is one of this task's."""
+    per_position = False
+    """Whether the head answers for every position of the text."""
+    mixture: dict = {"activation": "softmax"}
+    """What makes probabilities of its logits: `activation`, and maybe `axis`, of a `TeacherEnsemble`."""
     over_vocabulary = False
     """Whether the head scores the pieces of the vocabulary."""
     kept = None
