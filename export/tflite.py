@@ -3,7 +3,8 @@
 Every length is a signature of its own, `length_32` and so on, and all of one file share their weights: a request takes the
 shortest that holds its text. Full int8 is a format for size and for accelerators, not for speed on a CPU: there it takes 2.8
 times as long as float32, where float16 takes 1.0, dynamic int8 0.47 and int4 0.50 (2 layers of width 128, length 64, one thread).
-Its ranges come of training texts (`int8`), or were learned with the weights in a training that rounds (`int8_qat`).
+Its ranges come of training texts (`int8`), or were learned with the weights in a training that rounds (`int8_qat`): what that
+costs and brings is in configs/README.md.
 """
 
 import dataclasses

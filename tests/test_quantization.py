@@ -157,7 +157,7 @@ def test_variances_that_round_to_zero_give_numbers_and_gradients():
 
 
 def test_training_brings_rounded_answers_back_and_moves_ranges():
-    student = build_model(layers=2)
+    student = build_model()
     batch = batch_of(*TEXTS, "big dog runs", "red green blue", "not new and old")
     wanted = np.asarray(student(batch, training=False))
     model = QuantizedTransformer(student)

@@ -488,6 +488,30 @@ def test_program_compares_several_runs_in_one_table(no_pictures, tmp_path, capsy
     assert first.report_html.exists() and second.report_html.exists()
 
 
+def test_several_runs_have_one_page_that_needs_nothing_else(tmp_path, capsys):
+    first, second = (fill(make_run(tmp_path / name)) for name in ("first", "<b>second"))
+    run_dir.write_text(second.config, first.config.read_text(encoding="utf-8").replace("width: 128", "width: 64"))
+    assert report.main([str(first), str(second)]) == 0
+    assert str(tmp_path / "comparison.html") in capsys.readouterr().out
+    text = (tmp_path / "comparison.html").read_text(encoding="utf-8")
+    read = Reader(text)
+    said = " ".join(" ".join(read.texts).split())
+    assert not {"script", "img", "link"} & set(read.elements) and "http" not in re.sub(r"xmlns\S*", "", text)
+    assert read.elements.count("svg") == 1 and "<b>second" in said
+    for role in words.ROLES:
+        assert text.count(f"</i>{role}</td>") == 2, role
+    # One field differs, and that one alone is told, with the value that each run has.
+    assert re.search(r"student\.dimensions\.width 128 64", said) and "teacher.dimensions" not in said
+    assert said.count("tflite float32 6.0 MB 86.1 % 99.8 % 0.36 / 0.47 yes") == 2
+
+
+def test_runs_without_logs_or_settings_are_compared_by_their_figures(tmp_path):
+    runs = {name: make_run(tmp_path / name) for name in ("first", "second")}
+    report.write_comparison(tmp_path / "both.html", runs)
+    text = (tmp_path / "both.html").read_text(encoding="utf-8")
+    assert "<svg" not in text and "Exports" not in text and "Nothing that the runs" in text and text.count("teacher</td>") == 2
+
+
 def test_runs_of_the_same_name_are_told_apart(no_pictures, tmp_path, capsys):
     paths = [make_run(tmp_path / folder / "run").path for folder in ("a", "b")]
     assert report.main([str(path) for path in paths]) == 0

@@ -118,6 +118,18 @@ def write_html(run: RunDir) -> None:
     write_text(run.report_html, report_page.page(run, read_report(run), read_manifest(run)))
 
 
+def write_comparison(path: pathlib.Path, runs: dict[str, RunDir]) -> None:
+    """Writes one page on several runs, by the names that it gives them.
+
+    Raises:
+        UserError: a run's files are missing or cannot be read.
+    """
+    from tfkd import report_comparison
+
+    parts = {name: (run, read_report(run), read_manifest(run)) for name, run in runs.items()}
+    write_text(path, report_comparison.page(parts))
+
+
 def read_report(run: RunDir) -> dict:
     """The run's `report.json`.
 
@@ -250,7 +262,8 @@ def _exports(manifest: list[dict], headline) -> RenderableType:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tfkd.report", description="Rewrites report.html and prints the results.")
+    described = "Rewrites report.html and prints the results; of several runs, comparison.html beside the first one too."
+    parser = argparse.ArgumentParser(prog="python -m tfkd.report", description=described)
     parser.add_argument("runs", metavar="RUN", nargs="+", help="folder of a finished run, such as runs/NAME")
     return parser
 
@@ -271,6 +284,9 @@ def main(arguments: list[str] | None = None) -> int:
             names = [run.path.resolve().name for run in runs.values()]
             names = names if len(set(names)) == len(names) else list(runs)
             console.print(comparison(dict(zip(names, reports.values(), strict=True))))
+            together = next(iter(runs.values())).path.parent / "comparison.html"
+            write_comparison(together, dict(zip(names, runs.values(), strict=True)))
+            console.print(Text(f"wrote {together}", "dim"), soft_wrap=True)
         for run in runs.values():
             console.print(Text(f"wrote {run.report_html}", "dim"), soft_wrap=True)
     except UserError as error:

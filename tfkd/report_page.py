@@ -59,7 +59,7 @@ def page(run: RunDir, report: dict, manifest: list[dict] | None) -> str:
         "nearness": view.measure.nearness,
         "origin": _origin(config, report),
         "smaller": {key: words.ratio(models["teacher"][key], models["student"][key]) for key in ("parameters", "bytes")},
-        "axis": _axis(report["models"], report["metric"]),
+        "axis": axis(report["models"], report["metric"]),
         "losses": _losses(history, set(models["student"]["metrics"])),
         "unreadable": unreadable,
         "exports": [words.export(entry, headline) for entry in manifest or []],
@@ -67,12 +67,17 @@ def page(run: RunDir, report: dict, manifest: list[dict] | None) -> str:
         "config": config_text,
     }
     own = SECTIONS[task].values(view) if task in SECTIONS else {}
-    strict = {"autoescape": True, "undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent), **strict)
-    environment.filters["picture"] = markupsafe.Markup  # our own SVG, escaped where it was drawn
-    environment.globals |= {"words": words, "cut": plots.cut}
-    template = environment.get_template(f"report_{task}.html" if task in SECTIONS else "report_template.html")
+    template = environment().get_template(f"report_{task}.html" if task in SECTIONS else "report_template.html")
     return inputs.printable(template.render(**values, **own))
+
+
+def environment() -> jinja2.Environment:
+    """What fills the templates: every value is escaped, and one that is missing is an error."""
+    strict = {"autoescape": True, "undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    made = jinja2.Environment(loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent), **strict)
+    made.filters["picture"] = markupsafe.Markup  # our own SVG, escaped where it was drawn
+    made.globals |= {"words": words, "cut": plots.cut}
+    return made
 
 
 def _origin(config: dict, report: dict) -> dict[str, str]:
@@ -98,7 +103,7 @@ def _shape(dimensions) -> str | None:
     return f"{layers} layer{'s' * (layers != 1)} of width {dimensions['width']}"
 
 
-def _axis(models: list[dict], metric: str) -> dict[str, dict[str, float]]:
+def axis(models: list[dict], metric: str) -> dict[str, dict[str, float]]:
     """Where each model's headline and interval lie between the lowest and the highest bound, in percent of the way."""
     known = [entry for entry in models if entry["interval"] is not None]
     if not known:
