@@ -239,6 +239,7 @@ print(json.dumps(sorted(one)))
 """
 
 
+@pytest.mark.slow
 def test_two_replicas_give_the_values_and_gradients_of_one():
     done = subprocess.run([sys.executable, "-c", REPLICAS], cwd=ROOT, capture_output=True, text=True, timeout=560)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -156,6 +156,7 @@ def test_variances_that_round_to_zero_give_numbers_and_gradients():
 # -------------------------------------------------------------------- learning
 
 
+@pytest.mark.slow
 def test_training_brings_rounded_answers_back_and_moves_ranges():
     student = build_model()
     batch = batch_of(*TEXTS, "big dog runs", "red green blue", "not new and old")

@@ -105,6 +105,7 @@ def test_projections_stay_out_of_the_students_file(finished):
     assert not [variable.path for variable in student.variables if "projection" in variable.path]
 
 
+@pytest.mark.slow
 def test_a_finished_stage_is_not_repeated_on_resume(finished, staged, tmp_path, monkeypatch):
     whole, _ = finished
     real, trained = fitting.fit, []
@@ -125,6 +126,7 @@ def test_a_finished_stage_is_not_repeated_on_resume(finished, staged, tmp_path, 
         np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_cached_run_gives_the_student_of_a_live_one(finished, staged, tmp_path):
     live, _ = finished
     cached, said = go(staged, tmp_path / "cached", "teacher.cache=true")

@@ -241,6 +241,7 @@ def test_the_teachers_on_the_first_page_are_valid():
 # ---------------------------------------------------------------- files
 
 
+@pytest.mark.slow
 def test_a_keras_file_teaches_its_layers_by_the_names_it_is_given(data, tmp_path):
     model = functional()
     write_vocabulary(tmp_path, WHOLE)
@@ -408,6 +409,7 @@ def test_objectives_over_positions_are_refused_for_word_pieces_of_its_own(data, 
     )
 
 
+@pytest.mark.slow
 def test_a_cached_teacher_with_word_pieces_of_its_own_gives_the_student_of_a_live_one(data, letters, tmp_path, monkeypatch):
     monkeypatch.setenv("TFKD_CACHE", str(tmp_path))
     ends = []
@@ -423,6 +425,7 @@ def test_a_cached_teacher_with_word_pieces_of_its_own_gives_the_student_of_a_liv
         np.testing.assert_allclose(cached, live, rtol=1e-2, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_teachers_with_three_vocabularies_answer_as_one(data, members, letters, tmp_path):
     save_table(tmp_path / "model")
     write_vocabulary(tmp_path, WHOLE)
@@ -436,6 +439,7 @@ def test_teachers_with_three_vocabularies_answer_as_one(data, members, letters, 
 # ---------------------------------------------------------------- answers on disk
 
 
+@pytest.mark.slow
 def test_a_cache_is_another_one_where_anything_that_decides_an_answer_is(data, members, tmp_path, monkeypatch):
     monkeypatch.setenv("TFKD_CACHE", str(tmp_path))
     (first, second), _ = members

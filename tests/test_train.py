@@ -111,6 +111,7 @@ def test_the_plan_comes_first_and_says_what_will_be_done(finished):
     assert "validation split" in plan  # cut from train, and said so
 
 
+@pytest.mark.slow
 def test_baseline_and_student_start_from_the_same_weights_and_end_apart(finished, colours, tmp_path):
     run, _ = finished
     differ = [not np.array_equal(a, b) for a, b in zip(weights(run.baseline), weights(run.student), strict=True)]
@@ -121,6 +122,7 @@ def test_baseline_and_student_start_from_the_same_weights_and_end_apart(finished
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bits_and_the_teacher_is_used_again(finished, colours, tmp_path):
     run, _ = finished
     again, said = go(colours, tmp_path / "again")
@@ -162,6 +164,7 @@ def test_the_best_epoch_is_kept_and_training_stops_early(colours, tmp_path):
     assert f"best validation accuracy {max(values):.4f}" in said
 
 
+@pytest.mark.slow
 def test_a_student_of_the_teachers_layers_starts_as_the_teacher_answers(colours, tmp_path):
     go(colours, tmp_path / "layers", "student.dimensions=null", "student.layers=2", "train.epochs=1", "train.learning_rate=1e-9")
     by_role = {m["role"]: m for m in read_json(tmp_path / "layers" / "report.json")["models"]}
@@ -373,6 +376,7 @@ def test_a_checkpoint_with_a_head_teaches_as_it_is_whatever_its_label_order(colo
     assert {m["role"]: m["metrics"]["accuracy"] for m in again["models"]} == pytest.approx(reported)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_fine_tuned_first_where_asked(colours, tmp_path):
     folder = write_checkpoint(tmp_path / "bert", ["LABEL_0", "LABEL_1"])  # its head is replaced
     tune = ["teacher.finetune.epochs=8", "teacher.finetune.learning_rate=0.01"]
