@@ -340,7 +340,7 @@ def test_every_variant_passes_and_the_integer_one_is_integer(tmp_path):
     run = build_run(tmp_path / "run", layers=2, width=64, examples=300, steps=150)
     student = inference.load(run, LENGTHS)
     questions, entries = load_questions(run, student, 500), {}
-    for variant in formats.FORMATS["tflite"]:
+    for variant in set(formats.FORMATS["tflite"]) - {"int8_qat"}:  # which takes a training: test_export_tflite_qat.py
         entries[variant] = artifacts.make(student, questions, "tflite", variant, tmp_path, tmp_path / "log.txt")
         assert entries[variant]["passed"], entries[variant]["reason"]
     sizes = {variant: (tmp_path / f"student.{variant}.tflite").stat().st_size for variant in entries}
