@@ -1,18 +1,15 @@
 """A whole run with quantization-aware training behind it, and the int8 file that it is for."""
 
-import io
 import json
 
 import keras
 import numpy as np
 import pytest
-import rich.console
 import yaml
 
-from tfkd import config, train
+from tests.whole_run import go
+from tfkd import config
 from tfkd.errors import UserError
-from tfkd.progress import Display
-from tfkd.run_dir import RunDir
 
 WORDS = ["this", "that", "very", "quite", "old", "new", "seems", "looks"]
 TREE = {
@@ -46,15 +43,6 @@ def path(tmp_path_factory):
     path = folder / "run.yaml"
     path.write_text(yaml.safe_dump({"data": data, **TREE}))
     return path
-
-
-def go(path, output, *overrides, resume=False):
-    console = rich.console.Console(file=io.StringIO(), width=140)
-    run, loaded = RunDir(output), config.load(path, overrides)
-    run.path.mkdir(parents=True, exist_ok=True)
-    run.config.write_text(config.dump(loaded))
-    assert train.train(loaded, run, Display(console), resume) == 0
-    return run, console.file.getvalue()
 
 
 @pytest.mark.slow

@@ -1,20 +1,17 @@
 """Runs with several stages, objectives beyond the response, and a teacher that is asked once."""
 
-import io
 import json
 import pathlib
 
 import keras
 import numpy as np
 import pytest
-import rich.console
 import yaml
 
-from tfkd import build, build_teacher, config, fitting, train
+from tests.whole_run import go
+from tfkd import build, build_teacher, config, fitting
 from tfkd.errors import UserError
 from tfkd.objectives import OBJECTIVES
-from tfkd.progress import Display
-from tfkd.run_dir import RunDir
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -65,15 +62,6 @@ def staged(tmp_path_factory):
     path = folder / "staged.yaml"
     path.write_text(yaml.safe_dump(tree))
     return path
-
-
-def go(path, output, *overrides, resume=False):
-    console = rich.console.Console(file=io.StringIO(), width=140)
-    run, loaded = RunDir(output), config.load(path, overrides)
-    run.path.mkdir(parents=True, exist_ok=True)
-    run.config.write_text(config.dump(loaded))
-    assert train.train(loaded, run, Display(console), resume) == 0
-    return run, console.file.getvalue()
 
 
 @pytest.fixture(scope="module")

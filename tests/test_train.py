@@ -1,6 +1,5 @@
 """The program from a person's side: a whole small run, interruption and resumption, mistakes."""
 
-import io
 import json
 import os
 import pathlib
@@ -13,12 +12,11 @@ import time
 import keras
 import numpy as np
 import pytest
-import rich.console
 import yaml
 
+from tests.whole_run import go
 from tfkd import callbacks, config, evaluate, train
 from tfkd.errors import UserError
-from tfkd.progress import Display
 from tfkd.run_dir import RunDir, read_json
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -53,16 +51,6 @@ def colours(tmp_path_factory):
     path = folder / "colours.yaml"
     path.write_text(yaml.safe_dump(tree))
     return path
-
-
-def go(path, output, *overrides, resume=False):
-    """Runs the program's body in this process; returns the run and what it said."""
-    console = rich.console.Console(file=io.StringIO(), width=120)
-    run, loaded = RunDir(output), config.load(path, overrides)
-    run.path.mkdir(parents=True, exist_ok=True)
-    run.config.write_text(config.dump(loaded))
-    assert train.train(loaded, run, Display(console), resume) == 0
-    return run, console.file.getvalue()
 
 
 @pytest.fixture(scope="module")
