@@ -1,3 +1,3 @@
 """tfkd: teach a small Transformer from a large one, and prove what is shipped."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
