@@ -11,8 +11,6 @@ from tfkd.errors import UserError
 from tfkd.run_dir import RunDir, write_json
 from tfkd.run_log import log_traceback
 
-ROLES = ("teacher", "baseline", "student")
-
 
 def predict(model, batches, update=None, keep=None, team=None):
     """Logits of every row, float32: (R, C) in the order of the rows; of models that answer for each position (P, C), the

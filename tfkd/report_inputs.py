@@ -28,7 +28,6 @@ class View:
     """A run as the sections of its page see it.
 
     Arguments:
-        report: what `report.summarize` answered.
         models: role -> its entry in the report.
         measure: of the task, on the run's examples.
         outputs: role -> logits, in the order of the roles.
@@ -36,16 +35,11 @@ class View:
         examples: row -> `{"texts": [...], "label": ...}`, of those rows that the run kept in words.
     """
 
-    report: dict
     models: dict[str, dict]
     measure: Measure
     outputs: dict[str, np.ndarray]
     names: list[str]
     examples: dict[int, dict]
-
-    @property
-    def roles(self) -> list[str]:
-        return list(self.models)
 
 
 def view(run: RunDir, report: dict) -> View:
@@ -71,7 +65,7 @@ def view(run: RunDir, report: dict) -> View:
         counts = f"{count:,} examples, but report.json speaks of {report['examples']:,}"
         raise UserError(f"{run.predictions}: holds {counts}; train it again, or go on with --resume")
     rows = len(next(iter(outputs.values())))
-    return View(report, models, measure, outputs, names, examples(run.examples, rows))
+    return View(models, measure, outputs, names, examples(run.examples, rows))
 
 
 def predictions(run: RunDir, roles: list[str]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

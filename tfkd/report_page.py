@@ -21,7 +21,6 @@ from tfkd.run_dir import RunDir
 
 _BOOKKEEPING = ("role", "epoch", "step", "seconds", "learning_rate")  # and whatever is counted `_per_second`
 
-
 SECTIONS = {
     "classification": report_classification,
     "regression": report_regression,
@@ -52,7 +51,6 @@ def page(run: RunDir, report: dict, manifest: list[dict] | None) -> str:
         "name": run.path.resolve().name,
         "report": report,
         "models": models,
-        "names": view.names,
         "task_title": view.measure.title or task.replace("_", " "),
         "headline": headline,
         "figures": [figure for figure in view.measure.figures if figure.key != headline.key],
