@@ -4,7 +4,6 @@ import numpy as np
 
 from tfkd import report_plots as plots
 from tfkd.report_inputs import View
-from tfkd.tasks.question_answering_metrics import exact_match
 
 MOST_EXAMPLES = 8  # of each kind
 MOST_ANSWERS = 5  # that people gave
@@ -15,10 +14,7 @@ LONGEST_ANSWER = 200
 def values(view: View) -> dict:
     """What `report_question_answering.html` is filled with."""
     answers = {role: view.measure.answers(outputs) for role, outputs in view.outputs.items()}
-    gold = view.measure.gold
-    right = {
-        role: np.array([exact_match(*pair) > 0.0 for pair in zip(said, gold, strict=True)]) for role, said in answers.items()
-    }
+    right = {role: view.measure.scores(outputs)[:, 1] > 0.0 for role, outputs in view.outputs.items()}
     return {
         "lengths": _lengths(view),
         "nullable": view.measure.nullable,
