@@ -16,7 +16,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from export import model_card, plain, questions
 from serving import artifact, base
 from serving.errors import UserError as ServingError
-from tfkd import config, train
+from tfkd import config, train, yaml_file
 from tfkd.checkpoints import checkpoint, keras_file
 from tfkd.checkpoints.saved_model import open_saved_model
 from tfkd.errors import UserError
@@ -72,7 +72,7 @@ def test_nothing_that_runs_code_from_data_is_called_or_imported():
         assert not {"shell", "trust_remote_code"} & set(keywords), path
         assert not name.endswith(("unsafe_load", "full_load", ".extractall")), (path, name)
         if name in ("yaml.load", "yaml.load_all"):
-            assert dotted(node.args[1]) == "_Loader" and issubclass(config._Loader, yaml.SafeLoader), path
+            assert dotted(node.args[1]) == "_Loader" and issubclass(yaml_file._Loader, yaml.SafeLoader), path
 
 
 def test_arrays_and_models_are_read_as_data_alone():

@@ -1,12 +1,10 @@
-"""The schema of a run: what a YAML file may say, its defaults, and one-line answers to what it may not. No TensorFlow.
+"""The schema of a run: what a YAML file may say, its defaults, and which values go together. No TensorFlow.
 
 Sections in the order of a run: data, teacher, student, distill, train, strategy, checkpoint, compression, evaluate,
 export.
 `python -m tfkd.config > configs/schema.json` writes the JSON Schema that editors read.
 """
 
-import difflib
-import itertools
 import json
 import os
 import pathlib
@@ -15,9 +13,10 @@ import typing
 from typing import Annotated, Literal
 
 import pydantic
-import yaml
 from pydantic import Field
 
+from tfkd import yaml_file
+from tfkd.config_errors import explain
 from tfkd.errors import UserError
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -697,77 +696,6 @@ def _check_layers(layers: int | list[int], available: int) -> None:
         raise ValueError(f"student.layers = {layers} asks for more than the teacher's {available} layers")
 
 
-LARGEST_FILE = 300_000  # bytes; read in a few seconds
-MOST_NODES = 100_000  # values, those that aliases repeat counted each time: nine lines of aliases can stand for billions
-DEEPEST = 50  # brackets within brackets
-
-
-class _Mistake(yaml.MarkedYAMLError):
-    """What YAML allows and a configuration does not; its text needs no further words."""
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML as people write it: PyYAML alone takes `1e-3`, a number in YAML 1.2, for a string, and the last of two equal keys."""
-
-    def get_single_node(self):
-        node = super().get_single_node()
-        if node is not None:
-            _nodes(node, {})
-        return node
-
-    def compose_mapping_node(self, anchor):
-        node, seen = super().compose_mapping_node(anchor), set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    raise _Mistake(problem=f"key {key.value} is there twice; delete one of them", problem_mark=key.start_mark)
-                seen.add(key.value)
-        return node
-
-    def construct_object(self, node, deep=False):
-        try:
-            return super().construct_object(node, deep)
-        except (ValueError, TypeError, LookupError, AttributeError):  # of the 13th month, of `!!int x`, of 5,000 digits
-            kind = node.tag.rpartition(":")[2]
-            raise _Mistake(problem=f"{_show(node.value)} is no {kind}; put it in quotes", problem_mark=node.start_mark) from None
-
-    def fetch_flow_collection_start(self, kind):
-        if self.flow_level >= DEEPEST:
-            raise _Mistake(problem=f"more than {DEEPEST} brackets within brackets", problem_mark=self.get_mark())
-        super().fetch_flow_collection_start(kind)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Puts quotes around what `_Loader` would take for a number, and escapes what it would take for the end of a line."""
-
-    def represent_str(self, data):
-        style = '"' if len(data.splitlines()) > 1 or re.search("[\x85\u2028\u2029]", data) else None
-        return self.represent_scalar("tag:yaml.org,2002:str", data, style)
-
-
-_Dumper.add_representer(str, _Dumper.represent_str)
-for _kind in (_Loader, _Dumper):
-    _kind.add_implicit_resolver(
-        "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-    )
-
-
-def _nodes(node: yaml.Node, known: dict[int, int | None]) -> int:
-    """Counts a node and all below it with every alias written out. Raises where they are too many, or never end."""
-    if isinstance(node, yaml.ScalarNode):
-        return 1
-    if id(node) in known:
-        if known[id(node)] is None:
-            raise _Mistake(problem="an anchor that holds an alias of itself", problem_mark=node.start_mark)
-        return known[id(node)]
-    known[id(node)] = None
-    below = itertools.chain.from_iterable(node.value) if isinstance(node, yaml.MappingNode) else node.value
-    known[id(node)] = count = 1 + sum(_nodes(child, known) for child in below)
-    if count > MOST_NODES:
-        raise _Mistake(problem=f"aliases that stand for more than {MOST_NODES:,} values", problem_mark=node.start_mark)
-    return count
-
-
 def load(path: str | os.PathLike, overrides: list[str] | tuple[str, ...] = ()) -> Config:
     """Reads a YAML file, applies `key=value` overrides and checks the result.
 
@@ -779,9 +707,9 @@ def load(path: str | os.PathLike, overrides: list[str] | tuple[str, ...] = ()) -
         UserError: one line with the file, the full key, the value and the nearest valid key.
     """
     path = pathlib.Path(path)
-    tree = _read(path)
+    tree = yaml_file.read(path)
     for override in overrides:
-        _set(tree, override)
+        yaml_file.override(tree, override)
     return parse(tree, str(path))
 
 
@@ -793,44 +721,7 @@ def parse(tree: dict, where: str = "configuration") -> Config:
     try:
         return Config.model_validate(tree)
     except pydantic.ValidationError as error:
-        raise UserError(f"{where}: {_explain(error)}") from None
-
-
-def _read(path: pathlib.Path) -> dict:
-    """The tree of plain values in a YAML file. Raises `UserError` as `load` does."""
-    try:
-        with open(path, "rb") as file:
-            content = file.read(LARGEST_FILE + 1)
-        if len(content) > LARGEST_FILE:
-            raise UserError(f"{path}: has more than {LARGEST_FILE:,} bytes, and is hardly a configuration")
-        text = content.decode("utf-8-sig")
-        tree = _yaml(text)
-    except (FileNotFoundError, IsADirectoryError):
-        raise UserError(f"{path}: no such configuration file") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}: line {line}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: {_yaml_problem(error, text)}") from None
-    if not isinstance(tree, dict):
-        raise UserError(f"{path}: must hold `key: value` lines (data, teacher, student, ...), not {_show(tree)}")
-    return tree
-
-
-def _yaml(text: str):
-    """Plain values of a text, none of them shared: an override of one place must not change another. Raises `YAMLError`."""
-    try:
-        return _unshared(yaml.load(text, _Loader))
-    except RecursionError:
-        raise yaml.YAMLError("nested too deep") from None
-
-
-def _unshared(value):
-    if isinstance(value, dict):
-        return {key: _unshared(inner) for key, inner in value.items()}
-    return [_unshared(inner) for inner in value] if isinstance(value, list) else value
+        raise UserError(f"{where}: {explain(error, Config)}") from None
 
 
 def _unwritable(value, key: str = "") -> typing.Iterator[str]:
@@ -841,12 +732,12 @@ def _unwritable(value, key: str = "") -> typing.Iterator[str]:
         yield from _unwritable(name, place)
         yield from _unwritable(child, place)
     if isinstance(value, str) and re.search("[\0\ud800-\udfff]", value):
-        yield f"{_show(key)} = {_show(value)}: holds NUL or half of a surrogate pair"
+        yield f"{yaml_file.show(key)} = {yaml_file.show(value)}: holds NUL or half of a surrogate pair"
 
 
 def dump(config: Config) -> str:
     """The configuration as YAML with every default written out; `load` reads it back unchanged."""
-    return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    return yaml_file.dump(config.model_dump(mode="json"))
 
 
 def expand(path: str, key: str) -> str:
@@ -859,153 +750,6 @@ def expand(path: str, key: str) -> str:
     if "${" in expanded:
         raise UserError(f"{key}: {path}: {expanded[expanded.index('${') :].split('}')[0]}}} is not set in the environment")
     return expanded
-
-
-def _set(tree: dict, override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise UserError(f"--set {override}: write key=value, such as train.epochs=2")
-    try:
-        value = _yaml(text) if text else None
-    except yaml.YAMLError:
-        raise UserError(f"--set {override}: {text} is not a YAML value") from None
-    *parents, last = key.split(".")
-    node = tree
-    for depth, parent in enumerate(parents):
-        if not isinstance(node.get(parent), dict):
-            node[parent] = {} if node.get(parent) is None else node[parent]
-        node = node[parent]
-        if not isinstance(node, dict):
-            raise UserError(f"--set {override}: {'.'.join(parents[: depth + 1])} holds a value, not a section")
-    node[last] = value
-
-
-def _explain(error: pydantic.ValidationError) -> str:
-    """The first mistake in one line: full key, value, fix. Unknown keys come first: they explain missing ones."""
-    problems = error.errors(include_url=False)
-    problem = next((p for p in problems if p["type"] in ("extra_forbidden", "invalid_key")), problems[0])
-    *above, last = problem["loc"] or ("",)
-    location = [part for part in above if not _is_tag(part)]
-    if problem["loc"] and (problem["type"] == "extra_forbidden" or not _is_tag(last)):
-        location.append(last)
-    key = ".".join(part if re.fullmatch(r"[\w-]+", part) else _show(part) for part in map(str, location))
-    value = _show(problem["input"])
-    match problem["type"]:
-        case "extra_forbidden":
-            return f"{key} = {value}: unknown key{_nearest([str(part) for part in location])}"
-        case "missing":
-            return f"{key}: missing, and it has no default"
-        case "value_error":
-            return str(problem["ctx"]["error"]) if key in ("", *_SECTIONS) else f"{key}: {problem['ctx']['error']}"
-        case "literal_error":
-            return f"{key} = {value}: must be {problem['ctx']['expected']}{_close(problem)}"
-        case "string_type":
-            return f"{key} = {value}: {_lower(problem['msg'])}" + ("" if isinstance(problem["input"], list | dict) else _QUOTE)
-        case "int_type" | "float_type" | "bool_type" if re.fullmatch(r"[-+.eE\d]+|true|false", str(problem["input"])):
-            return f"{key} = {value}: {_lower(problem['msg'])}" + ("; write it without quotes" if value[0] == '"' else "")
-        case "model_type" | "dict_type":
-            inside = _siblings([part for part in location if isinstance(part, str)])
-            return f"{key} = {value}: must be a section of `key: value` lines" + (f": {', '.join(inside)}" if inside else "")
-        case _:
-            return f"{key} = {value}: {_lower(problem['msg'])}"
-
-
-_SECTIONS = ("data", "teacher", "student", "strategy", "export")  # whose own messages already carry full keys
-_QUOTE = "; put it in quotes"
-
-
-def _is_tag(part: str | int) -> bool:
-    """Whether a part of a place is what pydantic adds there for a value in a union: a type that it tried."""
-    return isinstance(part, str) and (
-        part in {kind.__name__ for kind in Section.__subclasses__()}
-        or re.fullmatch(r"bool|int|float|str|constrained-.*|[a-z-]+\[.*\]|\[key\]", part) is not None
-    )
-
-
-def _close(problem: dict) -> str:
-    choices = [choice.strip(" '") for choice in problem["ctx"]["expected"].replace(" or ", ",").split(",")]
-    close = difflib.get_close_matches(str(problem["input"]), choices, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def _nearest(location: list[str]) -> str:
-    """The valid key that looks most like an unknown one: in its own section first, then anywhere."""
-    *above, last = location
-    siblings = _siblings(above)
-    close = difflib.get_close_matches(last, siblings, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean {'.'.join([*above, close[0]])}?"
-    elsewhere = {}
-    for key in _keys(Config):
-        elsewhere.setdefault(key.rpartition(".")[2], key)
-    close = difflib.get_close_matches(last, elsewhere, n=1, cutoff=0.8)
-    if close:
-        return f"; did you mean {elsewhere[close[0]]}?"
-    return f"; {'.'.join(above) or 'the configuration'} knows {', '.join(siblings)}" if siblings else ""
-
-
-def _siblings(location: list[str]) -> list[str]:
-    """The keys that the section at a place knows."""
-    section = ".".join(part for part in location if not part.isdigit())  # places in lists
-    known = dict.fromkeys(key.rpartition(".")[::2] for key in _keys(Config))
-    return [last for above, last in known if above == section]
-
-
-def _keys(section: type[Section], prefix: str = "") -> typing.Iterator[str]:
-    for name, field in section.model_fields.items():
-        yield prefix + name
-        for inner in _sections(field.annotation):
-            yield from _keys(inner, f"{prefix}{name}.")
-
-
-def _sections(annotation) -> list[type[Section]]:
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return [annotation]
-    return [section for part in typing.get_args(annotation) for section in _sections(part)]
-
-
-_IN_WORDS = {
-    "mapping values are not allowed": "put quotes around a text that holds a colon",
-    "'\\t'": "indent with spaces, not with tabs",
-    "expected <block end>": "indent it like the lines of its section",
-    "could not find expected ':'": "write `key: value`",
-    "cannot start any token": "put quotes around it",
-    "found unexpected end of stream": "a quote is never closed",
-    "but found '<stream end>'": "a bracket is never closed",
-    "found another document": "write one configuration a file, without --- lines",
-    "could not determine a constructor": "leave the tag out",
-    "undefined alias": "put quotes around a text that begins with *",
-}
-"""What PyYAML says -> what a person can do about it."""
-
-
-def _yaml_problem(error: yaml.YAMLError, text: str) -> str:
-    mark = getattr(error, "problem_mark", None)
-    place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-    if isinstance(error, _Mistake):
-        return place + error.problem
-    if isinstance(error, yaml.reader.ReaderError):
-        line = text.count("\n", 0, error.position) + 1
-        return f"line {line}: holds the control character U+{error.character:04X}; delete it, or write it as an escape"
-    reason = getattr(error, "problem", None) or str(error).splitlines()[0]
-    fix = next((f"; {fix}" for said, fix in _IN_WORDS.items() if said in reason), "")
-    return f"{place}not valid YAML ({reason}){fix}"
-
-
-def _show(value) -> str:
-    """A value as JSON, at most 80 characters of it."""
-    try:
-        text = json.dumps(value, ensure_ascii=False, default=str)
-    except TypeError:  # keys that JSON has not
-        text = repr(value)
-    except ValueError:
-        text = "(a number with thousands of digits)"
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _lower(message: str) -> str:
-    message = message.removeprefix("Input ").replace(" after validation, not", ", not")
-    return message[0].lower() + message[1:]
 
 
 def schema() -> str:
