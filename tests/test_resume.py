@@ -153,7 +153,7 @@ def steps_on(batches, jit_compile):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
     distiller.compile(chosen, loss, weighted_metrics=[accuracy], jit_compile=jit_compile)
-    callbacks.reseed(student, 5)
+    training_state.reseed(student, 5)
     signature = tf.nest.map_structure(lambda value: tf.TensorSpec(value.shape, value.dtype), batches[0])
     data = tf.data.Dataset.from_generator(lambda: tf.nest.map_structure(np.copy, batches), output_signature=signature)
     history = distiller.fit(data.apply(tf.data.experimental.assert_cardinality(len(batches))), verbose=0, shuffle=False).history

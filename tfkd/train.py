@@ -43,12 +43,12 @@ def train(config: Config, run: RunDir, display: Display, resume: bool, cluster: 
     import keras
 
     from tfkd import build, build_teacher, compression, outputs, report, strategy
-    from tfkd.callbacks import reseed
     from tfkd.evaluate import parameters, predict
     from tfkd.fitting import fit
     from tfkd.multi_worker import Team
     from tfkd.plan import show_plan
     from tfkd.tasks.table import TASKS
+    from tfkd.training_state import reseed
 
     seconds = Stopwatch(run.seconds)
     if cluster is not None:

@@ -42,6 +42,13 @@ def _variables(model: keras.Model) -> dict[str, list]:
     return {"model": model.variables, "optimizer": model.optimizer.variables, "averages": model.metrics_variables}
 
 
+def reseed(model: keras.Model, seed: int) -> None:
+    """Gives every dropout generator a state that follows from `seed` alone, whatever was drawn before."""
+    states = [variable for variable in model.variables if variable.path.endswith("seed_generator_state")]
+    for number, state in enumerate(states):
+        state.assign([seed, number])
+
+
 def save(folder: pathlib.Path, step: int, about: dict, arrays: dict[str, list[np.ndarray]]) -> pathlib.Path:
     """Writes the checkpoint of a step, whole or not at all, and removes those before the last `KEPT`.
 
