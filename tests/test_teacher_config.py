@@ -18,6 +18,7 @@ from keras import layers
 
 from tfkd import build, build_teacher, config
 from tfkd.checkpoints.checkpoint import open_checkpoint
+from tfkd.config import Training
 from tfkd.data.teacher_tensors import not_finite, tensors
 from tfkd.data.tokenizer import SPECIAL, Tokenizer
 from tfkd.distiller import Distiller
@@ -416,7 +417,7 @@ def test_a_cached_teacher_with_word_pieces_of_its_own_gives_the_student_of_a_liv
     for cache in (False, True):
         keras.utils.set_random_seed(0)
         run = made(data, {**letters[0], "cache": cache}, student={**STUDENT, "vocabulary": "learned"})
-        told = run.config, run.teacher, run.members, run.objectives, run.data, 8, run.display
+        told = run.config, run.teacher, run.members, run.objectives, run.data, Training(batch_size=8), run.display
         knowledge, batches = build_teacher.make_knowledge(*told)
         inputs = batches.dataset().element_spec[0]
         assert ("teacher.logits" in inputs) == cache and ("teacher.token_ids" in inputs) != cache
@@ -447,7 +448,9 @@ def test_a_cache_is_another_one_where_anything_that_decides_an_answer_is(data, m
 
     def write(teacher):
         run = made(data, {**teacher, "cache": True})
-        build_teacher.make_knowledge(run.config, run.teacher, run.members, run.objectives, run.data, 8, run.display)
+        build_teacher.make_knowledge(
+            run.config, run.teacher, run.members, run.objectives, run.data, Training(batch_size=8), run.display
+        )
         return len(list(folders.iterdir()))
 
     alone = {"keras_file": first["checkpoint"] + "/teacher/model.keras"}

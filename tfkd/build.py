@@ -10,8 +10,10 @@ from tfkd.build_teacher import Member
 from tfkd.config import Config, Dimensions
 from tfkd.data import pipeline, sources, store
 from tfkd.data import prepare as preparation
+from tfkd.data.augmentation import Augmentation
 from tfkd.data.readings import Readings
 from tfkd.data.targets import TARGETS
+from tfkd.data.tokenizer import Tokenizer
 from tfkd.distiller import FROM_BATCH
 from tfkd.errors import UserError
 from tfkd.models.encoder import TransformerEncoder
@@ -29,6 +31,7 @@ class Data:
     """One data set, tokenized: what batches are cut from.
 
     Attributes:
+        tokenizer: what made the word pieces.
         others: the same rows as teachers with tokenizers of their own read them, by the prefix of their inputs.
     """
 
@@ -37,6 +40,7 @@ class Data:
     buckets: list[int]
     key: str
     seed: int
+    tokenizer: Tokenizer
     others: dict[str, "Data"] = dataclasses.field(default_factory=dict)
 
     @property
@@ -48,15 +52,23 @@ class Data:
         """The data as the teachers of a prefix read them; as the student does without."""
         return self.others[prefix] if prefix else self
 
-    def batches(self, split: str, batch_size: int, shuffle: bool = False, taught: bool = False) -> pipeline.Batches:
+    def batches(self, split: str, batch_size: int, taught: bool = False, **options) -> pipeline.Batches:
         """Batches of a split; `taught`: with what teachers with tokenizers of their own read."""
         rows = self.stores[split]
         if taught and self.others:
             rows = Readings(rows, {prefix: other.stores[split] for prefix, other in self.others.items()})
-        return pipeline.Batches(rows, batch_size, self.buckets, shuffle=shuffle, seed=self.seed)
+        return pipeline.Batches(rows, batch_size, self.buckets, seed=self.seed, **options)
 
-    def train(self, batch_size: int) -> pipeline.Batches:
-        return self.batches("train", batch_size, shuffle=True)
+    def train(self, training: configs.Training, taught: bool = False) -> pipeline.Batches:
+        """Batches of train, shuffled and, where the training asks for it, augmented."""
+        augment = training.augment
+        if augment is not None:
+            if taught and self.others:
+                raise UserError(
+                    "train.augment changes what the student reads, and the teacher reads word pieces of its own: leave it out"
+                )
+            augment = Augmentation(augment.mask, augment.replace, self.tokenizer)
+        return self.batches("train", training.batch_size, taught, shuffle=True, augment=augment)
 
     def validation(self) -> pipeline.Batches:
         return self.batches("validation", 64)
@@ -128,7 +140,7 @@ def prepare(source: sources.Source, tokenizer, data: configs.Data, seed: int, di
     buckets = data.buckets or pipeline.choose_buckets(lengths, data.max_length)
     key = preparation.prepared_key(source, tokenizer, data.max_length)
     read = {prefix: prepare(source, other, data, seed, display) for prefix, other in (others or {}).items()}
-    return Data(source, stores, buckets, key, seed, read)
+    return Data(source, stores, buckets, key, seed, tokenizer, read)
 
 
 def open_stage(stage: configs.Stage, data: Data, kind: str, tokenizer, display, others: dict | None = None) -> Data:

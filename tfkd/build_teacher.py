@@ -323,7 +323,7 @@ def write_reader(member: Member, folder: pathlib.Path, max_length: int, pairs: b
 # ---------------------------------------------------------------- asking
 
 
-def make_knowledge(config: Config, teacher, members: list[Member], objectives: list, data, batch_size: int, display, team=None):
+def make_knowledge(config: Config, teacher, members: list[Member], objectives: list, data, training, display, team=None):
     """How the student is told what the teacher knows: asked anew at every step, or once and read from disk afterwards.
 
     Arguments:
@@ -333,7 +333,7 @@ def make_knowledge(config: Config, teacher, members: list[Member], objectives: l
     Returns:
         The teacher that a `Distiller` takes, and the batches of train that go with it.
     """
-    batches = data.batches("train", batch_size, shuffle=True, taught=True)
+    batches = data.train(training, taught=True)
     if not config.teacher.cache:
         return teacher, batches
     names = tuple(dict.fromkeys(name for objective in objectives for name in objective.teacher_names))
@@ -353,7 +353,7 @@ def make_knowledge(config: Config, teacher, members: list[Member], objectives: l
         )
     display.say(f"Teacher's outputs: {', '.join(cache.names)} of {len(cache):,} rows, {cache.bytes / 1e6:,.1f} MB on disk")
     known = CachedTeacher(cache.shapes(names), same_positions=teacher.same_positions)
-    return known, data.batches("train", batch_size, shuffle=True).with_teacher(cache)
+    return known, data.train(training).with_teacher(cache)
 
 
 def _content(member: Member) -> list:

@@ -46,9 +46,9 @@ def train_quantized(
         keras.utils.set_random_seed(config.seed)
         model = QuantizedTransformer(copy_of(student), pace=training.range_pace)
         objectives = build.make_objectives(distill.model_copy(update=ended), task, model, teacher)
-    knowledge, part = build_teacher.make_knowledge(config, teacher, members, objectives, data, training.batch_size, display, team)
+    knowledge, part = build_teacher.make_knowledge(config, teacher, members, objectives, data, training, display, team)
     with devices.scope():
-        model.observe(inputs for inputs, *_ in itertools.islice(data.train(training.batch_size).dataset(), OBSERVED))
+        model.observe(inputs for inputs, *_ in itertools.islice(data.train(training).dataset(), OBSERVED))
     fit(
         "student",
         model,

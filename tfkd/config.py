@@ -193,6 +193,21 @@ class Dimensions(Section):
         return self
 
 
+class Augment(Section):
+    """What is changed in the texts that a training reads, drawn anew each epoch; teacher and student read the same."""
+
+    mask: Fraction = 0.1
+    """Share of the word pieces that are hidden behind [MASK]."""
+    replace: Fraction = 0.0
+    """Share of the word pieces that pieces of other texts stand in for."""
+
+    @pydantic.model_validator(mode="after")
+    def _some_text_is_left(self):
+        if not 0.0 < self.mask + self.replace < 1.0:
+            raise ValueError(f"mask + replace = {self.mask + self.replace:g}: must be above 0 and below 1")
+        return self
+
+
 class Training(Section):
     """One supervised or distilled training: AdamW, linear warm-up and decay."""
 
@@ -216,6 +231,8 @@ class Training(Section):
     """Parts, one after another, that a step computes its batch in: the same step in less memory."""
     checkpoint_gradients: bool = False
     """Keeps of each block what goes into it alone and computes it again for the gradients: less memory for long texts."""
+    augment: Augment | None = None
+    """Changes the texts a little each epoch, so that a teacher says more than what it knows by heart; `{}` for its defaults."""
 
     @pydantic.model_validator(mode="after")
     def _parts(self):
@@ -630,6 +647,17 @@ class Config(Section):
             raise ValueError(f"compression.qat goes with task: {', '.join(QUANTIZABLE)}; not with {self.task}")
         if self.compression.qat is None and "tflite:int8_qat" in self.export.formats:
             raise ValueError("export.formats has tflite:int8_qat, which needs compression.qat: {}: how to train for it")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _texts_as_they_are(self):
+        taught = [stage.train for stage in self.stages or [self]] + ([self.compression.qat] if self.compression.qat else [])
+        if self.teacher.cache and any(training.augment for training in taught):
+            raise ValueError(
+                "teacher.cache: true keeps one answer to every row, and train.augment changes the rows each epoch: leave one out"
+            )
+        if self.task == "masked_language_model" and any(training.augment for training in taught):
+            raise ValueError("train.augment: task: masked_language_model hides words itself; leave it out")
         return self
 
     @pydantic.model_validator(mode="after")

@@ -26,7 +26,7 @@ def show_plan(display, config: Config, run: RunDir, data, devices: str, members:
         copied = f"{'first ' if len(members) > 1 else ''}teacher's layers {', '.join(map(str, layers))}, "
     stages = config.trainings()
     splits = ", ".join(f"{split} {len(store):,}" for split, store in data.stores.items())
-    padding = data.train(stages[-1].train.batch_size).padding()
+    padding = data.train(stages[-1].train).padding()
     large = parameters(teacher)
     smaller = "" if large is None else f", {large / parameters(student):.1f} times smaller"
     rows = [
@@ -84,7 +84,9 @@ def _trained(training: Training, data) -> str:
     rows = len(data.stores["train"])
     steps = -(-rows // training.batch_size) * training.epochs
     epochs = "1 epoch" if training.epochs == 1 else f"{training.epochs} epochs"
-    return f"{epochs} of {rows:,} examples, batch {training.batch_size}: {steps:,} steps"
+    augment = training.augment
+    changed = "" if augment is None else f"; {augment.mask:.0%} of the pieces hidden, {augment.replace:.0%} replaced"
+    return f"{epochs} of {rows:,} examples, batch {training.batch_size}: {steps:,} steps{changed}"
 
 
 def _shape(model) -> str:

@@ -100,7 +100,7 @@ def train(config: Config, run: RunDir, display: Display, resume: bool, cluster: 
             who = "Teacher" if stage is None else f"Teacher, {stage}"
             display.say(f"{who}: trained before on the same data with the same settings, used again")
         else:
-            parts = read.train(training.batch_size), read.validation()
+            parts = read.train(training), read.validation()
             counted = {"stage": stage, "epochs_before": epochs_before}
             fit("teacher", model, config, training, *parts, task, run, display, devices, resume, **counted)
             if team.chief:
@@ -126,7 +126,7 @@ def train(config: Config, run: RunDir, display: Display, resume: bool, cluster: 
             team.read(models["baseline"], run.baseline)
         else:
             training = stages[-1].train
-            parts = data.train(training.batch_size), data.validation()
+            parts = data.train(training), data.validation()
             fit("baseline", models["baseline"], config, training, *parts, task, run, display, devices, resume)
             with whole(run.baseline) as path:
                 models["baseline"].save(path)
@@ -146,12 +146,12 @@ def train(config: Config, run: RunDir, display: Display, resume: bool, cluster: 
             keras.utils.set_random_seed(config.seed + number)
             if number:
                 reseed(student, config.seed + number)  # the same draws whether the stage before ran just now or was read
-            part = texts.train(stage.train.batch_size)
+            part = texts.train(stage.train)
             steps = {"steps": part.steps * stage.train.epochs, "steps_per_epoch": part.steps}
             with devices.scope():
                 objectives = build.make_objectives(stage.distill, task, student, teacher, **steps)
                 alpha = build.schedule(stage.distill.alpha, **steps)
-            asked = config, teacher, members, objectives, texts, stage.train.batch_size, display, team
+            asked = config, teacher, members, objectives, texts, stage.train, display, team
             knowledge, part = build_teacher.make_knowledge(*asked)
             fit(
                 "student",

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
+from tfkd.data.augmentation import Augmentation
 from tfkd.data.store import Store
 from tfkd.data.teacher_cache import TeacherCache, check_fixed
 
@@ -57,9 +58,10 @@ class Batches:
         shuffle: a new order each epoch, the same for the same `seed` and epoch number; else by length, stable.
         seed: of the orders.
         teacher: what a teacher said of these rows; it joins the inputs, each tensor as `teacher.NAME`.
+        augment: changes the inputs of each batch that is shuffled: `augment(inputs, random)`, drawn anew each epoch.
 
     Raises:
-        ValueError: `teacher` answered for other rows.
+        ValueError: `teacher` answered for other rows, or for rows as they were before `augment`.
         UserError: `teacher` was asked about the rows as they are, and the target draws anew what a model reads of them.
     """
 
@@ -71,19 +73,23 @@ class Batches:
         shuffle: bool = False,
         seed: int = 0,
         teacher: TeacherCache | None = None,
+        augment: Augmentation | None = None,
     ):
-        self.store, self.batch_size, self.shuffle, self.seed, self.teacher = store, batch_size, shuffle, seed, teacher
+        self.store, self.batch_size, self.shuffle, self.seed = store, batch_size, shuffle, seed
+        self.teacher, self.augment = teacher, augment
         self.buckets = np.asarray(buckets)
         self.bucket_of = np.searchsorted(self.buckets, np.minimum(store.lengths, self.buckets[-1]))
         self.steps = -(-len(store) // batch_size)
         if teacher is not None:
+            if augment is not None:
+                raise ValueError(f"{teacher.path} holds a teacher's answers to the texts as they are, not to augmented ones")
             check_fixed(store)
             if not np.array_equal(teacher.lengths, store.lengths):
                 raise ValueError(f"{teacher.path} holds a teacher's answers for other rows than those of {store.path}")
 
     def with_teacher(self, teacher: TeacherCache) -> "Batches":
         """The same batches with what a teacher said of their rows."""
-        return Batches(self.store, self.batch_size, self.buckets.tolist(), self.shuffle, self.seed, teacher)
+        return Batches(self.store, self.batch_size, self.buckets.tolist(), self.shuffle, self.seed, teacher, self.augment)
 
     def plan(self, epoch: int = 0) -> list[tuple[np.ndarray, int]]:
         """The batches of an epoch: rows (B,), -1 where a row is filler, and the length they are padded to."""
@@ -154,8 +160,10 @@ class Batches:
         It is drawn for the whole batch, so that a row is the same in however many parts.
         """
         random = np.random.default_rng(place) if self.shuffle else None
-        batch = self.store.target.batch(self.store, rows, length, random)
-        x, y, sample_weight = tf.nest.map_structure(lambda values: values[part], batch)
+        x, y, sample_weight = self.store.target.batch(self.store, rows, length, random)
+        if self.augment is not None and random is not None:
+            x = self.augment(x, random)
+        x, y, sample_weight = tf.nest.map_structure(lambda values: values[part], (x, y, sample_weight))
         return (x if self.teacher is None else x | self.teacher.gather(rows[part], length)), y, sample_weight
 
     def _input_signature(self, size: int) -> dict[str, tf.TensorSpec]:
