@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from tfkd.layers.pooling import check_pooling, pool
+
 
 @keras.saving.register_keras_serializable(package="tfkd")
 class EmbeddingHead(keras.layers.Layer):
@@ -20,8 +22,7 @@ class EmbeddingHead(keras.layers.Layer):
 
     def __init__(self, classes: int | None = None, pooling: str = "mean", **kwargs):
         super().__init__(**kwargs)
-        if pooling not in ("first", "mean"):
-            raise ValueError(f"pooling = {pooling!r}: must be first or mean")
+        check_pooling(pooling)
         self.classes, self.pooling = classes, pooling
 
     @property
@@ -40,11 +41,7 @@ class EmbeddingHead(keras.layers.Layer):
 
     def call(self, hidden, padding_mask, training=None):
         """(B, T, D), (B, T) -> unit vectors (B, C), float32 whatever the policy, and `pooled` (B, D) before the matrix."""
-        if self.first_only:
-            pooled = hidden[:, 0]
-        else:
-            mask = ops.cast(ops.expand_dims(padding_mask, -1), hidden.dtype)  # (B, T, 1)
-            pooled = ops.sum(hidden * mask, axis=1) / ops.maximum(ops.sum(mask, axis=1), 1.0)
+        pooled = pool(hidden, padding_mask, self.pooling)
         vector = ops.cast(pooled if self.output_dense is None else self.output_dense(pooled), "float32")
         length = ops.sqrt(ops.maximum(ops.sum(ops.square(vector), axis=-1, keepdims=True), 1e-24))
         return vector / length, {"pooled": pooled}

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from tfkd.layers.activation import ACTIVATIONS
+from tfkd.layers.pooling import check_pooling, pool
 
 
 @keras.saving.register_keras_serializable(package="tfkd")
@@ -23,8 +24,7 @@ class ClassificationHead(keras.layers.Layer):
 
     def __init__(self, classes: int, pooling: str = "first", hidden: str | None = "tanh", dropout: float = 0.1, **kwargs):
         super().__init__(**kwargs)
-        if pooling not in ("first", "mean"):
-            raise ValueError(f"pooling = {pooling!r}: must be first or mean")
+        check_pooling(pooling)
         self.classes, self.pooling, self.hidden, self.dropout_rate = classes, pooling, hidden, dropout
         start = keras.initializers.TruncatedNormal(stddev=0.02)
         self.dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="dropout")
@@ -53,11 +53,7 @@ class ClassificationHead(keras.layers.Layer):
 
     def call(self, hidden, padding_mask, training=None):
         """(B, T, D), (B, T) -> logits (B, C) and `pooled` (B, D)."""
-        if self.first_only:
-            pooled = hidden[:, 0]
-        else:
-            mask = ops.cast(ops.expand_dims(padding_mask, -1), hidden.dtype)  # (B, T, 1)
-            pooled = ops.sum(hidden * mask, axis=1) / ops.maximum(ops.sum(mask, axis=1), 1.0)
+        pooled = pool(hidden, padding_mask, self.pooling)
         if self.hidden_dense is not None:
             pooled = self.hidden_dense(pooled)
         return self.output_dense(self.dropout(pooled, training=training)), {"pooled": pooled}
