@@ -10,7 +10,7 @@ import numpy as np
 
 from tfkd.errors import UserError
 from tfkd.tasks.bootstrap import bootstrap_interval, paired_difference
-from tfkd.tasks.measure import Figure, Measure, finite, ratio, roc
+from tfkd.tasks.measure import Figure, Measure, class_nearness, finite, log_softmax, ratio, roc, roc_auc, thinned
 
 CALIBRATION_BINS = 15
 CURVE_POINTS = 200
@@ -35,7 +35,7 @@ def measure(logits: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
         UserError: shapes or labels do not fit, or logits are not finite; it says how many rows.
     """
     logits, labels = _checked(logits, labels)
-    log_probabilities = _log_softmax(logits)
+    log_probabilities = log_softmax(logits)
     counts = confusion(logits, labels)
     precision, recall, f1 = _scores(counts)
     occurs = (counts.sum(axis=0) + counts.sum(axis=1)) > 0
@@ -89,13 +89,12 @@ def roc_curves(logits: np.ndarray, labels: np.ndarray, points: int = CURVE_POINT
         the rates rise from (0, 0) to (1, 1) in at most `points` points, evenly spaced along the curve.
     """
     logits, labels = _checked(logits, labels)
-    probabilities = np.exp(_log_softmax(logits))
+    probabilities = np.exp(log_softmax(logits))
     curves = []
     for index in _contested(labels, logits.shape[1]):
         false_rate, true_rate = roc(probabilities[:, index], labels == index)
         auc = float(np.trapezoid(true_rate, false_rate))
-        along = false_rate + true_rate
-        keep = np.unique(np.searchsorted(along, np.linspace(0.0, along[-1], points)))
+        keep = thinned(false_rate, true_rate, points)
         rates = {"false_positive_rate": false_rate[keep].tolist(), "true_positive_rate": true_rate[keep].tolist()}
         curves.append({"class": int(index), "auc": auc, **rates})
     return curves
@@ -108,7 +107,7 @@ def calibration_bins(logits: np.ndarray, labels: np.ndarray, bins: int = CALIBRA
         `{"lower", "upper", "confidence", "accuracy", "count"}` for every bin (lower, upper] that is not empty.
     """
     logits, labels = _checked(logits, labels)
-    confidence = np.exp(_log_softmax(logits).max(axis=1))
+    confidence = np.exp(log_softmax(logits).max(axis=1))
     right = logits.argmax(axis=1) == labels
     edges = np.linspace(0.0, 1.0, bins + 1)
     place = np.searchsorted(edges[1:-1], confidence, side="left")
@@ -137,29 +136,21 @@ def calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = CALIBR
 
 
 def compare(student_logits: np.ndarray, teacher_logits: np.ndarray) -> dict[str, float]:
-    """Share of equal predictions, and mean KL(teacher || student) = sum over classes of t (log t - log s), in nats.
+    """Share of equal predictions, and mean KL(teacher || student) in nats.
 
     Arguments:
         student_logits: (N, C).
-        teacher_logits: (N, C), of the same examples. The temperature is 1.
+        teacher_logits: (N, C), of the same examples.
     """
     student, teacher = _finite(student_logits), _finite(teacher_logits)
     if student.shape != teacher.shape:
         raise UserError(f"student logits have shape {student.shape}, teacher logits {teacher.shape}; they must be equal")
-    log_student, log_teacher = _log_softmax(student), _log_softmax(teacher)
-    divergence = (np.exp(log_teacher) * (log_teacher - log_student)).sum(axis=1)
-    agreement = float((student.argmax(axis=1) == teacher.argmax(axis=1)).mean())
-    return {"agreement": agreement, "kl": max(0.0, float(divergence.mean()))}
+    return class_nearness(student, teacher)
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
     """softmax(logits) over classes: (N, C) float64."""
-    return np.exp(_log_softmax(_finite(logits)))
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return np.exp(log_softmax(_finite(logits)))
 
 
 def _scores(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -176,10 +167,7 @@ def _contested(labels: np.ndarray, classes: int) -> list[int]:
 
 
 def _roc_auc(probabilities: np.ndarray, labels: np.ndarray) -> float | None:
-    areas = []
-    for index in _contested(labels, probabilities.shape[1]):
-        false_rate, true_rate = roc(probabilities[:, index], labels == index)
-        areas.append(np.trapezoid(true_rate, false_rate))
+    areas = [roc_auc(probabilities[:, index], labels == index) for index in _contested(labels, probabilities.shape[1])]
     return math.fsum(areas) / len(areas) if areas else None
 
 

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from tfkd.tasks.measure import Figure, Measure, finite
+from tfkd.tasks.measure import Figure, Measure, finite, taken
 
 MOST_PERPLEXITY = 700.0
 """Nats beyond which a perplexity is no number any more."""
@@ -30,11 +30,8 @@ class MaskedLanguageModelMeasure(Measure):
 
     @staticmethod
     def take(truth, rows):
-        offsets = truth["offsets"]
-        places = [np.arange(offsets[row], offsets[row + 1]) for row in rows]
-        joined = np.concatenate([np.zeros(0, "int64"), *places])
-        ends = np.cumsum([0, *(len(place) for place in places)])
-        return {"labels": truth["labels"][joined], "asked": truth["asked"][joined], "offsets": ends}
+        places, offsets = taken(truth["offsets"], rows)
+        return {"labels": truth["labels"][places], "asked": truth["asked"][places], "offsets": offsets}
 
     def metrics(self, outputs):
         likely, log_probability = self._asked(outputs)

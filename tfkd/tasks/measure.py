@@ -128,6 +128,21 @@ def finite(outputs: np.ndarray, columns: int | None = None) -> np.ndarray:
     return outputs
 
 
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """log softmax over the classes of logits (N, C)."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def class_nearness(student: np.ndarray, teacher: np.ndarray) -> dict[str, float]:
+    """How near logits (N, C) are to the teacher's: the share of equal predictions, and mean KL(teacher || student) =
+    sum over classes of t (log t - log s), in nats, at temperature 1."""
+    log_student, log_teacher = log_softmax(student), log_softmax(teacher)
+    divergence = (np.exp(log_teacher) * (log_teacher - log_student)).sum(axis=1)
+    agreement = float((student.argmax(axis=1) == teacher.argmax(axis=1)).mean())
+    return {"agreement": agreement, "kl": max(0.0, float(divergence.mean()))}
+
+
 def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     """above / below, elementwise; what would be 0/0 counts as 0 (scikit-learn's `zero_division=0`)."""
     above = np.asarray(above, dtype=np.float64)
@@ -138,6 +153,14 @@ def roc(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarra
     """False and true positive rate at every distinct score, falling, with (0, 0) in front. Both kinds must be there."""
     true, false = counts_above(scores, positive)
     return np.append(0, false) / false[-1], np.append(0, true) / true[-1]
+
+
+def roc_auc(scores: np.ndarray, positive: np.ndarray) -> float | None:
+    """Area under the ROC curve; None where all examples are of one kind."""
+    if positive.all() or not positive.any():
+        return None
+    false_rate, true_rate = roc(scores, positive)
+    return float(np.trapezoid(true_rate, false_rate))
 
 
 def counts_above(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ scikit-learn's definitions; what would be 0/0 counts as 0 (its `zero_division=0`
 import numpy as np
 
 from tfkd.errors import UserError
-from tfkd.tasks.measure import Figure, Measure, counts_above, finite, ratio, roc, thinned
+from tfkd.tasks.measure import Figure, Measure, counts_above, finite, ratio, roc, roc_auc, thinned
 
 CURVE_POINTS = 200
 
@@ -23,14 +23,6 @@ def average_precision(scores: np.ndarray, positive: np.ndarray) -> float | None:
         return None
     true, false = counts_above(scores, positive)
     return float(np.sum(np.diff(true, prepend=0) / true[-1] * true / (true + false)))
-
-
-def roc_auc(scores: np.ndarray, positive: np.ndarray) -> float | None:
-    """Area under the ROC curve; None where all examples are of one kind."""
-    if positive.all() or not positive.any():
-        return None
-    false_rate, true_rate = roc(scores, positive)
-    return float(np.trapezoid(true_rate, false_rate))
 
 
 class MultilabelMeasure(Measure):

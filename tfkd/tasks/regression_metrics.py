@@ -25,16 +25,13 @@ def pearson(one: np.ndarray, other: np.ndarray) -> float | None:
 
 def spearman(one: np.ndarray, other: np.ndarray) -> float | None:
     """Pearson's r of the ranks of two arrays (N,); None where one of them is constant (Spearman 1904)."""
-    return _rank_correlation(*(_places(values) for values in (one, other)))(np.arange(len(one)))
+    return rank_correlation(one, other)(np.arange(len(one)))
 
 
 def rank_correlation(one: np.ndarray, other: np.ndarray) -> Callable[[np.ndarray], float | None]:
-    """Spearman's correlation of two arrays (N,) on drawn rows: (n,) -> r, or None."""
-    return _rank_correlation(_places(one), _places(other))
-
-
-def _rank_correlation(one: tuple, other: tuple) -> Callable[[np.ndarray], float | None]:
-    """Spearman's correlation on drawn rows: (n,) -> r, or None. Values were put in order once; a draw only counts them."""
+    """Spearman's correlation of two arrays (N,) on drawn rows: (n,) -> r, or None. Values are put in order once; a draw only
+    counts them."""
+    ordered_one, ordered_other = _places(one), _places(other)
 
     def centred_ranks(places: np.ndarray, distinct: int, rows: np.ndarray) -> np.ndarray:
         drawn = places[rows]
@@ -42,7 +39,7 @@ def _rank_correlation(one: tuple, other: tuple) -> Callable[[np.ndarray], float 
         return (np.cumsum(counts) - 0.5 * counts)[drawn] - 0.5 * len(rows)  # the mean of all ranks is known
 
     def correlation(rows: np.ndarray) -> float | None:
-        x, y = centred_ranks(*one, rows), centred_ranks(*other, rows)
+        x, y = centred_ranks(*ordered_one, rows), centred_ranks(*ordered_other, rows)
         spread = (x @ x) * (y @ y)
         return float(x @ y / spread**0.5) if spread > 0.0 else None
 

@@ -24,37 +24,41 @@ class SentenceEmbeddingMeasure(Measure):
         return len(np.unique(self.truth["example"]))
 
     @property
-    def judged(self) -> np.ndarray:
-        """(N,) the pairs' numbers; none where sentences are no pairs."""
-        return np.zeros(0) if self.sides is None else np.asarray(self.truth["labels"], "float64")[self.sides[:, 0]]
+    def judged(self) -> np.ndarray | None:
+        """(N,) the pairs' numbers; None where sentences are no pairs, or some have none."""
+        if self.sides is None:
+            return None
+        judged = np.asarray(self.truth["labels"], "float64")[self.sides[:, 0]]
+        return judged if np.isfinite(judged).all() else None
 
     def cosines(self, outputs: np.ndarray) -> np.ndarray:
         """(N,) of each pair."""
         vectors = finite(outputs)
-        one, other = vectors[self.sides[:, 0]], vectors[self.sides[:, 1]]
-        lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-        return (one * other).sum(axis=1) / np.maximum(lengths, 1e-12)
+        return _cosines(vectors[self.sides[:, 0]], vectors[self.sides[:, 1]])
 
     def metrics(self, outputs):
         finite(outputs)
-        judged = self.judged
-        if not len(judged) or not np.isfinite(judged).all():
+        if self.judged is None:
             return {"spearman": None, "pearson": None}
         cosines = self.cosines(outputs)
-        return {"spearman": spearman(cosines, judged), "pearson": pearson(cosines, judged)}
+        return {"spearman": spearman(cosines, self.judged), "pearson": pearson(cosines, self.judged)}
 
     def headline_on(self, outputs):
-        judged = self.judged
-        if not len(judged) or not np.isfinite(judged).all():
+        if self.judged is None:
             return lambda rows: None
-        return rank_correlation(self.cosines(outputs), judged)
+        return rank_correlation(self.cosines(outputs), self.judged)
 
     def near(self, outputs, teacher):
         ours, theirs = finite(outputs), finite(teacher)
         found = {"cosine": None, "pearson": None}
         if ours.shape == theirs.shape:
-            lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
-            found["cosine"] = float(((ours * theirs).sum(axis=1) / np.maximum(lengths, 1e-12)).mean())
+            found["cosine"] = float(_cosines(ours, theirs).mean())
         if self.sides is not None:
             found["pearson"] = pearson(self.cosines(outputs), self.cosines(teacher))
         return found
+
+
+def _cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """(N,) of vectors (N, D)."""
+    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    return (one * other).sum(axis=1) / np.maximum(lengths, 1e-12)

@@ -7,7 +7,7 @@ script `conlleval` and seqeval's default mode count; words that a model did not 
 import numpy as np
 
 from tfkd.errors import UserError
-from tfkd.tasks.measure import Figure, Measure, finite, ratio, taken
+from tfkd.tasks.measure import Figure, Measure, class_nearness, finite, log_softmax, ratio, taken
 
 
 class Scheme:
@@ -113,7 +113,7 @@ class TaggingMeasure(Measure):
         answers, counts = self.answers(outputs), self._by_type(outputs)
         occurs = counts[:, 1:].sum(axis=1) > 0
         precision, recall, f1 = scores(counts.sum(axis=0))
-        right = _log_softmax(self._words(outputs))[np.arange(self.read.sum()), self.tags[self.read]]
+        right = log_softmax(self._words(outputs))[np.arange(self.read.sum()), self.tags[self.read]]
         return {
             "f1": float(f1),
             "precision": float(precision),
@@ -135,15 +135,8 @@ class TaggingMeasure(Measure):
 
     def near(self, outputs, teacher):
         """Share of words with equal tags, and mean KL(teacher || student) in nats, of the words that were read."""
-        ours, theirs = _log_softmax(self._words(outputs)), _log_softmax(self._words(teacher))
-        if ours.shape != theirs.shape:
-            raise UserError(
-                f"student logits have shape {np.shape(outputs)}, teacher logits {np.shape(teacher)}; they must be equal"
-            )
-        if not len(ours):
-            return {"agreement": None, "kl": None}
-        divergence = float((np.exp(theirs) * (theirs - ours)).sum(axis=1).mean())
-        return {"agreement": float((ours.argmax(axis=1) == theirs.argmax(axis=1)).mean()), "kl": max(0.0, divergence)}
+        ours, theirs = self._words(outputs), self._words(teacher)
+        return class_nearness(ours, theirs) if len(ours) else {"agreement": None, "kl": None}
 
     def per_label(self, outputs):
         """Precision, recall and F1 of each type of entity, sorted by name; `support` is how many there are."""
@@ -191,8 +184,3 @@ def decode(tags: np.ndarray, words: list[str], labels: list[str]) -> list[tuple[
     scheme = Scheme(labels)
     found = scheme.entities(np.asarray(tags, "int64"), np.array([0, len(words)])).tolist()
     return [(scheme.types[kind], first, last, " ".join(words[first : last + 1])) for kind, first, last in found]
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
