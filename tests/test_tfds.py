@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -217,6 +218,51 @@ def test_a_damaged_data_set_is_one_line(tmp_path):
     content[len(content) // 2 :] = os.urandom(len(content) - len(content) // 2)
     record.write_bytes(content)
     assert "tfkd_tiny, split train: cannot be read" in problem(tmp_path)
+
+
+def without_a_file(folder):
+    next(folder.glob("*train.tfrecord*")).unlink()
+
+
+def with_an_empty_file(folder):
+    next(folder.glob("*train.tfrecord*")).write_bytes(b"")
+
+
+def with_half_a_file(folder):
+    record = next(folder.glob("*train.tfrecord*"))
+    record.write_bytes(record.read_bytes()[: record.stat().st_size // 2])
+
+
+def with_half_its_description(folder):
+    about = folder / "dataset_info.json"
+    about.write_bytes(about.read_bytes()[: about.stat().st_size // 2])
+
+
+def without_its_description(folder):
+    (folder / "dataset_info.json").unlink()
+
+
+def as_a_killed_preparation_leaves_it(folder):
+    folder.rename(folder.with_name("incomplete.ABCDEF_1.2.3"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (without_a_file, "tfkd_tiny, split train: cannot be read: "),
+        (with_an_empty_file, "tfkd_tiny, split train: cannot be read: Input dataset was expected to contain 50 elements but"),
+        (with_half_a_file, "tfkd_tiny, split train: cannot be read: truncated record at "),
+        (with_half_its_description, "data.tfds = tfkd_tiny: dataset_info.json cannot be read: "),
+        (without_its_description, "tfkd_tiny: not prepared in "),
+        (as_a_killed_preparation_leaves_it, "tfkd_tiny: not prepared in "),
+    ],
+)
+def test_an_incomplete_data_set_is_one_line_and_left_as_it_is(data_dir, tmp_path, damage, message):
+    folder = shutil.copytree(data_dir, tmp_path / "data")
+    damage(folder / "tfkd_tiny" / "1.2.3")
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert problem(folder).startswith(message)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
 @pytest.mark.skipif(not (SHARED / "glue" / "sst2").is_dir(), reason="../shared/data is not there")

@@ -16,6 +16,7 @@ from tfkd.errors import UserError
 
 _OWN = {"train": ("train",), "validation": ("validation", "dev", "valid"), "test": ("test",)}  # names that data sets give theirs
 _CONSTRUCTING = re.compile(r'Failed to construct dataset .*?}": ')
+_OPERATION = re.compile(r"{{.*?}} | \[Op:.*")  # where in a graph something failed, which says nothing to a person
 _COMMUNITY = re.compile(r"[^:/]+:(?!\d)")  # `huggingface:glue`, but not `glue:2.0.0`
 
 
@@ -110,7 +111,8 @@ class Tfds:
             for batch in dataset.ragged_batch(1024).prefetch(1):
                 yield from zip(*(listed(batch[name]) for name in names), strict=True)
         except tf.errors.OpError as error:
-            raise UserError(f"{self._place(split)}: cannot be read: {_first_line(error)}; prepare it anew") from None
+            reason = _OPERATION.sub("", _first_line(error)).rstrip(".")
+            raise UserError(f"{self._place(split)}: cannot be read: {reason}; prepare it anew") from None
 
     def _place(self, split: str) -> str:
         expression = self._expressions[split]
@@ -204,6 +206,7 @@ class Tfds:
 def _prepared(name: str, data_dir: str | os.PathLike | None, download: bool):
     """A builder with data behind it. Raises `UserError` where there are none."""
     import tensorflow_datasets as tfds
+    from google.protobuf.json_format import ParseError
 
     if _COMMUNITY.match(name) and not download:
         why = "a community data set is fetched, and its maker's code run"
@@ -217,6 +220,9 @@ def _prepared(name: str, data_dir: str | os.PathLike | None, download: bool):
         near = difflib.get_close_matches(name.split("/")[0], tfds.list_builders(with_community_datasets=False), n=1)
         fix = f"did you mean {near[0]}?" if near else "`tfds.list_builders()` lists those there are"
         raise UserError(f"data.tfds = {name}: no such data set; {fix}") from None
+    except ParseError as error:
+        reason = _CONSTRUCTING.sub("", _first_line(error)).rstrip(".")
+        raise UserError(f"data.tfds = {name}: dataset_info.json cannot be read: {reason}; prepare it anew") from None
     except Exception as error:  # whatever a builder's constructor raises: its version, its arguments, a broken folder
         raise UserError(f"data.tfds = {name}: {_CONSTRUCTING.sub('', _first_line(error))}") from error
     if builder.info.splits:
