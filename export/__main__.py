@@ -5,7 +5,7 @@ import os
 import sys
 
 from tfkd import config as configuration
-from tfkd.errors import UserError
+from tfkd.errors import UserError, of_system
 from tfkd.run_dir import RunDir
 
 from . import demo
@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # a folder that cannot be written, a full disk
-        print(f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error}", file=sys.stderr)
+        print(f"error: {of_system(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

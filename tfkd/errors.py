@@ -15,3 +15,8 @@ class UserError(ValueError):
     def __init__(self, message: str):
         message = message if len(message) <= LONGEST else message[: LONGEST - 3] + "..."
         super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message))
+
+
+def of_system(error: OSError) -> str:
+    """What the system says of a file or a disk: the path, where it names one, and why."""
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error)

@@ -8,14 +8,14 @@ _NO_SPACE = "No space left on device"
 _OUT_OF_MEMORY = ("ResourceExhaustedError", "MemoryError", "_ArrayMemoryError")
 
 
-def explain(error: BaseException, config: Config) -> str | None:
-    """The line, or None where it is none of these."""
-    text = str(error)
+def explain(error: BaseException, config: Config, begun: bool = True) -> str | None:
+    """The line, or None where it is none of these; `begun` where there is a run to go on with."""
+    text, again = str(error), "go on with --resume" if begun else "begin again"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) or _NO_SPACE in text or "Disk quota" in text:
         where = getattr(error, "filename", None)
-        return f"{f'{where}: ' if where else ''}no space left on the disk; make room, and go on with --resume"
+        return f"{f'{where}: ' if where else ''}no space left on the disk; make room, and {again}"
     if isinstance(error, PermissionError):
-        return f"{error.filename}: no permission; give it, and go on with --resume"
+        return f"{error.filename}: no permission; give it, and {again}"
     if isinstance(error, OSError) and error.errno == errno.EROFS:
         return f"{error.filename}: the disk cannot be written to; choose another folder with --output, or set TFKD_CACHE to one"
     if type(error).__name__ in _OUT_OF_MEMORY or "OOM when allocating" in text or "out of memory" in text.lower():

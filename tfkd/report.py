@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tfkd import report_words as words
-from tfkd.errors import UserError
+from tfkd.errors import UserError, of_system
 from tfkd.report_words import ROLES
 from tfkd.run_dir import RunDir, read_json, write_text
 from tfkd.tasks.measures import MEASURES
@@ -293,7 +293,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"tfkd.report: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"tfkd.report: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"tfkd.report: {of_system(error)}", file=sys.stderr)
         return 2
     return 0
 

@@ -8,9 +8,18 @@ import traceback
 from tfkd.run_dir import RunDir
 
 
+class _File(logging.FileHandler):
+    """A log file on a disk that may be full."""
+
+    def handleError(self, record):
+        """Passes over a line that there is no room for: what the run cannot do without says so itself, in one line."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 def open_log(run: RunDir) -> logging.Logger:
     """The run's log file, which also takes what the libraries log."""
-    handler = logging.FileHandler(run.log, encoding="utf-8")
+    handler = _File(run.log, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
     root = logging.getLogger()
     root.addHandler(handler)

@@ -302,8 +302,8 @@ def choose_run(config: Config, output: str | None, resume: bool) -> RunDir:
 
 
 def _counts(path: pathlib.Path) -> bool:
-    """Whether a file makes a folder a run: what a process leaves that is killed as it begins does not."""
-    return path.name != "lock" and PARTIAL not in path.name
+    """Whether a file makes a folder a run: what a process leaves that ends as it begins does not."""
+    return path.name not in ("lock", "log.txt") and PARTIAL not in path.name
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -377,7 +377,7 @@ def main(arguments: list[str] | None = None) -> int:
                 errors.print(f"tfkd: {cluster}: lost another worker; going on from the last checkpoint when all are there again")
                 held.close()  # the run's lock, the temporary folder
                 clusters.rejoin(continue_with, sys.stderr)
-            known = None if config is None else failures.explain(error, config)
+            known = None if config is None else failures.explain(error, config, begun=run is not None and run.config.exists())
             first = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
             say_error(errors, (known or f"{type(error).__name__}: {first}") + log_traceback(run))
             return 1
