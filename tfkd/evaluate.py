@@ -7,7 +7,7 @@ import pathlib
 import sys
 
 from tfkd import config as configs
-from tfkd.errors import UserError
+from tfkd.errors import UserError, of_system
 from tfkd.run_dir import RunDir, write_json
 from tfkd.run_log import log_traceback
 
@@ -150,9 +150,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"tfkd.evaluate: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(
-            f"tfkd.evaluate: {error.filename}: {error.strerror}" if error.filename else f"tfkd.evaluate: {error}", file=sys.stderr
-        )
+        print(f"tfkd.evaluate: {of_system(error)}", file=sys.stderr)
         return 2
     except Exception as error:  # the last resort: one line for the person, everything for the log
         first = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
