@@ -4,26 +4,25 @@ import numpy as np
 
 from tfkd import report_plots as plots
 from tfkd.report_inputs import View
+from tfkd.report_sections import by_label, disagreements, furthest_behind, texts
 from tfkd.tasks import classification_metrics as metrics
 
 MOST_CLASSES_DRAWN = 20
 MOST_CLASSES = 12  # in the short table, where there are more than are drawn
 MOST_CONFUSIONS = 15
-MOST_EXAMPLES = 8  # of each kind of disagreement
-LONGEST_TEXT = 400  # characters
 
 
 def values(view: View) -> dict:
     """What `report_classification.html` is filled with."""
     labels, logits, names = view.measure.truth["labels"], view.outputs, view.names
-    classes = _classes(view.models, names)
+    classes, few = by_label(view), len(names) <= MOST_CLASSES_DRAWN
     return {
-        "confusions": _confusion_matrices(labels, logits, names) if len(names) <= MOST_CLASSES_DRAWN else {},
-        "confused": _confused_pairs(labels, logits, names),
+        "confusions": _confusion_matrices(labels, logits, names) if few else {},
+        "confused": [] if few else _confused_pairs(labels, logits, names),
         "roc": _roc(labels, logits, names),
         "reliability": _reliability(labels, logits),
         "classes": classes,
-        "worst": sorted(classes, key=_behind)[:MOST_CLASSES] if len(names) > MOST_CLASSES_DRAWN else [],
+        "worst": [] if few else furthest_behind(classes, MOST_CLASSES),
         "disagreements": _disagreements(view.examples, labels, logits, names),
     }
 
@@ -77,46 +76,17 @@ def _reliability(labels: np.ndarray, logits: dict[str, np.ndarray]) -> dict[str,
     return pictures
 
 
-def _classes(models: dict[str, dict], names: list[str]) -> list[dict]:
-    """A row a class: support, and precision, recall and F1 by role."""
-    rows = []
-    for name, *entries in zip(names, *(entry["per_label"] for entry in models.values()), strict=True):
-        by_role = dict(zip(models, entries, strict=True))
-        rows.append({"label": name, "support": entries[0]["support"], "roles": by_role})
-    return rows
-
-
-def _behind(row: dict) -> float:
-    """The student's F1 less the teacher's."""
-    return row["roles"]["student"]["f1"] - row["roles"]["teacher"]["f1"]
-
-
 def _disagreements(examples: dict[int, dict], labels: np.ndarray, logits: dict[str, np.ndarray], names: list[str]) -> dict:
-    """Where teacher and student answer differently: how often, and the examples on which both are surest.
-
-    Arguments:
-        examples: row of the predictions -> its texts; rows without texts are counted and not shown.
-    """
+    """Where teacher and student answer differently, and the examples on which both are surest."""
     probabilities = {role: metrics.probabilities(logits[role]) for role in ("teacher", "student")}
     answers = {role: array.argmax(axis=1) for role, array in probabilities.items()}
-    differ = answers["teacher"] != answers["student"]
     right = {role: answer == labels for role, answer in answers.items()}
-    kinds = {
-        "The teacher is right, the student is not": differ & right["teacher"],
-        "The student is right, the teacher is not": differ & right["student"],
-        "Both are wrong, in different ways": differ & ~right["teacher"] & ~right["student"],
-    }
     sureness = sum(array.max(axis=1) for array in probabilities.values())
 
     def shown(row: int) -> dict:
-        texts = [plots.cut(text, LONGEST_TEXT) for text in examples[row]["texts"]]
         said = {
             role: {"label": names[answers[role][row]], "probability": float(probabilities[role][row].max())} for role in answers
         }
-        return {"texts": texts, "true": names[labels[row]], "said": said}
+        return {"texts": texts(examples[row]), "true": names[labels[row]], "said": said}
 
-    groups = []
-    for title, which in kinds.items():
-        rows = sorted((int(row) for row in np.flatnonzero(which) if row in examples), key=lambda row: -sureness[row])
-        groups.append({"title": title, "count": int(which.sum()), "shown": [shown(row) for row in rows[:MOST_EXAMPLES]]})
-    return {"count": int(differ.sum()), "groups": groups, "texts": bool(examples)}
+    return disagreements(examples, answers["teacher"] != answers["student"], right, sureness, shown)

@@ -63,6 +63,7 @@ def page(run: RunDir, report: dict, manifest: list[dict] | None) -> str:
         "exports": [words.export(entry, headline) for entry in manifest or []],
         "benchmark": report_benchmark.values(run, manifest, headline),
         "config": config_text,
+        "texts": bool(view.examples),
     }
     own = SECTIONS[task].values(view) if task in SECTIONS else {}
     template = environment().get_template(f"report_{task}.html" if task in SECTIONS else "report_template.html")
@@ -74,7 +75,7 @@ def environment() -> jinja2.Environment:
     strict = {"autoescape": True, "undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     made = jinja2.Environment(loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent), **strict)
     made.filters["picture"] = markupsafe.Markup  # our own SVG, escaped where it was drawn
-    made.globals |= {"words": words, "cut": plots.cut}
+    made.globals["words"] = words
     return made
 
 

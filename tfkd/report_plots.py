@@ -14,6 +14,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from tfkd.report_words import cut
+
 INK, FAINT, PAPER, MUTED = "#010203", "#010204", "#010205", "#010209"
 ROLE_COLORS = {"teacher": "#010206", "baseline": "#010207", "student": "#010208"}
 _VARIABLES = {INK: "ink", FAINT: "rule", PAPER: "paper", MUTED: "muted", **{color: role for role, color in ROLE_COLORS.items()}}
@@ -215,8 +217,3 @@ def reliability(axes, bins: list[dict], role: str) -> None:
     axes.plot(confidence, accuracy, color=color, linewidth=1, alpha=0.5)
     axes.scatter(confidence, accuracy, s=8 + 250 * share, color=color, linewidth=0, zorder=3)
     axes.set(xlim=(0, 1.02), ylim=(0, 1.02), aspect="equal", xlabel="confidence", ylabel="accuracy")
-
-
-def cut(text: str, length: int) -> str:
-    """The first `length` characters, with an ellipsis where more are left out."""
-    return text if len(text) <= length else text[: length - 1] + "…"

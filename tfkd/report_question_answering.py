@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from tfkd import report_plots as plots
 from tfkd.report_inputs import View
+from tfkd.report_sections import MOST_EXAMPLES, by_label
+from tfkd.report_words import cut
 
-MOST_EXAMPLES = 8  # of each kind
 MOST_ANSWERS = 5  # that people gave
 LONGEST_TEXT = 600  # characters
 LONGEST_ANSWER = 200
@@ -16,21 +16,11 @@ def values(view: View) -> dict:
     answers = {role: view.measure.answers(outputs) for role, outputs in view.outputs.items()}
     right = {role: view.measure.scores(outputs)[:, 1] > 0.0 for role, outputs in view.outputs.items()}
     return {
-        "lengths": _lengths(view),
+        "lengths": by_label(view),
         "nullable": view.measure.nullable,
         "together": _together(right),
         "groups": _groups(view, answers, right),
-        "texts": bool(view.examples),
     }
-
-
-def _lengths(view: View) -> list[dict]:
-    """A row a length of the answer: support, and figures by role."""
-    rows = []
-    for entries in zip(*(entry["per_label"] for entry in view.models.values()), strict=True):
-        by_role = dict(zip(view.models, entries, strict=True))
-        rows.append({"label": entries[0]["label"], "support": entries[0]["support"], "roles": by_role})
-    return rows
 
 
 def _together(right: dict[str, np.ndarray]) -> list[tuple[str, int]]:
@@ -54,11 +44,11 @@ def _groups(view: View, answers: dict[str, list[str]], right: dict[str, np.ndarr
         texts = view.examples[int(rows[question])]["texts"]
         gold = view.measure.gold[question]
         return {
-            "question": plots.cut(texts[0], LONGEST_TEXT),
-            "context": plots.cut(texts[1], LONGEST_TEXT) if len(texts) > 1 else "",
-            "true": [plots.cut(answer, LONGEST_ANSWER) for answer in dict.fromkeys(gold)][:MOST_ANSWERS],
+            "question": cut(texts[0], LONGEST_TEXT),
+            "context": cut(texts[1], LONGEST_TEXT) if len(texts) > 1 else "",
+            "true": [cut(answer, LONGEST_ANSWER) for answer in dict.fromkeys(gold)][:MOST_ANSWERS],
             "said": {
-                role: {"text": plots.cut(answers[role][question], LONGEST_ANSWER), "right": bool(right[role][question])}
+                role: {"text": cut(answers[role][question], LONGEST_ANSWER), "right": bool(right[role][question])}
                 for role in ("teacher", "student")
             },
         }

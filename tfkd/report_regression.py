@@ -5,11 +5,12 @@ import numpy as np
 from tfkd import report_plots as plots
 from tfkd.report_inputs import View
 from tfkd.report_plots import MUTED, ROLE_COLORS
+from tfkd.report_sections import texts
 
 MOST_POINTS = 1000  # of a scatter; more are neither seen nor loaded quickly
 MOST_EXAMPLES = 10
-LONGEST_TEXT = 400  # characters
 BINS = 40
+SQUARE = {"width": 3.6, "height": 3.3}  # inches
 
 
 def values(view: View) -> dict:
@@ -22,27 +23,21 @@ def values(view: View) -> dict:
         "scatters": {role: _scatter(targets, found, role) for role, found in predictions.items()},
         "drawn": min(MOST_POINTS, len(targets)),
         "residuals": _residuals(targets, predictions),
-        "beside_teacher": _beside_teacher(predictions),
+        "beside_teacher": {role: _beside_teacher(predictions, role) for role in predictions if role != "teacher"},
         "quarters": _quarters(targets, predictions),
         "worst": _worst(view.examples, targets, predictions),
-        "texts": bool(view.examples),
     }
 
 
 def _scatter(targets: np.ndarray, predictions: np.ndarray, role: str) -> str:
-    size = {"width": 3.6, "height": 3.3}
     alt = f"predictions of the {role} against the targets"
-    return plots.picture(points, targets, predictions, role, "target", "prediction", name=f"scatter-{role}", alt=alt, **size)
+    return plots.picture(points, targets, predictions, role, "target", "prediction", name=f"scatter-{role}", alt=alt, **SQUARE)
 
 
-def _beside_teacher(predictions: dict[str, np.ndarray]) -> dict[str, str]:
-    """A picture a role but the teacher: its predictions against the teacher's."""
-    pictures = {}
-    for role in predictions.keys() - {"teacher"}:
-        drawn = predictions["teacher"], predictions[role], role, "teacher", role
-        alt = f"predictions of the {role} against the teacher's"
-        pictures[role] = plots.picture(points, *drawn, name=f"beside-{role}", alt=alt, width=3.6, height=3.3)
-    return {role: pictures[role] for role in predictions if role in pictures}
+def _beside_teacher(predictions: dict[str, np.ndarray], role: str) -> str:
+    drawn = predictions["teacher"], predictions[role], role, "teacher", role
+    alt = f"predictions of the {role} against the teacher's"
+    return plots.picture(points, *drawn, name=f"beside-{role}", alt=alt, **SQUARE)
 
 
 def _residuals(targets: np.ndarray, predictions: dict[str, np.ndarray]) -> list[tuple[str, str]]:
@@ -77,7 +72,7 @@ def _worst(examples: dict[int, dict], targets: np.ndarray, predictions: dict[str
         rows = sorted(examples, key=lambda row: -distance[row])[:MOST_EXAMPLES]
         shown = [
             {
-                "texts": [plots.cut(text, LONGEST_TEXT) for text in examples[row]["texts"]],
+                "texts": texts(examples[row]),
                 "target": float(targets[row]),
                 "said": {role: float(found[row]) for role, found in predictions.items()},
             }

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from tfkd import report_plots as plots
 from tfkd.report_inputs import View
+from tfkd.report_sections import by_label, disagreements
+from tfkd.report_words import cut
 
-MOST_EXAMPLES = 8  # of each kind of disagreement
 MOST_WORDS = 60  # of a sentence
 LONGEST_WORD = 60  # characters
 FATES = ("right", "other type", "other borders", "missed")
@@ -16,22 +16,13 @@ def values(view: View) -> dict:
     found = {role: view.measure.found(outputs) for role, outputs in view.outputs.items()}
     types = view.measure.scheme.types
     return {
-        "type_rows": _types(view),
+        "type_rows": sorted(by_label(view), key=lambda row: -row["support"]),
         "fates": {role: _fates(view.measure.there, entities) for role, entities in found.items()},
         "fate_names": FATES,
         "hues": {name: round(360 * number / len(types)) for number, name in enumerate(types)},
         "unread": int((~view.measure.read).sum()),
         "disagreements": _disagreements(view, found),
     }
-
-
-def _types(view: View) -> list[dict]:
-    """A row a type, the most frequent first: support, and figures by role."""
-    rows = []
-    for entries in zip(*(entry["per_label"] for entry in view.models.values()), strict=True):
-        by_role = dict(zip(view.models, entries, strict=True))
-        rows.append({"label": entries[0]["label"], "support": entries[0]["support"], "roles": by_role})
-    return sorted(rows, key=lambda row: -row["support"])
 
 
 def _fates(there: np.ndarray, found: np.ndarray) -> dict[str, int]:
@@ -53,7 +44,7 @@ def _touching(entities: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def _disagreements(view: View, found: dict[str, np.ndarray]) -> dict:
-    """Sentences in which teacher and student find different entities: how often, and the longest differences."""
+    """Sentences in which teacher and student find different entities, those first in which most differ."""
     measure = view.measure
     everything = {"true": measure.there} | found
     sentences = {who: _by_sentence(entities, measure.offsets) for who, entities in everything.items()}
@@ -62,21 +53,12 @@ def _disagreements(view: View, found: dict[str, np.ndarray]) -> dict:
     }
     pairs = list(zip(sentences["teacher"], sentences["student"], strict=True))
     gap = np.array([len(one ^ other) for one, other in pairs])
-    kinds = {
-        "The teacher has all entities right, the student has not": (gap > 0) & right["teacher"],
-        "The student has all entities right, the teacher has not": (gap > 0) & right["student"],
-        "Both are wrong, in different ways": (gap > 0) & ~right["teacher"] & ~right["student"],
-    }
 
     def shown(row: int) -> dict[str, list[dict]]:
-        words = [plots.cut(str(word), LONGEST_WORD) for word, _ in view.examples[row]["label"]]
+        words = [cut(str(word), LONGEST_WORD) for word, _ in view.examples[row]["label"]]
         return {who: _marked(words, sentences[who][row], measure.scheme.types) for who in ("true", "teacher", "student")}
 
-    groups = []
-    for title, which in kinds.items():
-        rows = sorted((int(row) for row in np.flatnonzero(which) if row in view.examples), key=lambda row: -gap[row])
-        groups.append({"title": title, "count": int(which.sum()), "shown": [shown(row) for row in rows[:MOST_EXAMPLES]]})
-    return {"count": int((gap > 0).sum()), "groups": groups, "texts": bool(view.examples)}
+    return disagreements(view.examples, gap > 0, right, gap, shown, ("has", "all entities right"))
 
 
 def _by_sentence(entities: np.ndarray, offsets: np.ndarray) -> list[set[tuple[int, int, int]]]:

@@ -1,4 +1,4 @@
-"""How the report says numbers, on the page and on the terminal alike."""
+"""How the report says what it says, numbers above all, on the page and on the terminal alike."""
 
 from tfkd.tasks.measure import Figure
 from tfkd.tasks.measures import MEASURES
@@ -85,6 +85,11 @@ def duration(seconds: float | None) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def cut(text: str, length: int) -> str:
+    """The first `length` characters, with an ellipsis where more are left out."""
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def model(report: dict, role: str) -> dict | None:
