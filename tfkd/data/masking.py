@@ -34,10 +34,7 @@ class Masked(Target):
     defaults = {"text": "text", "text_pair": None}
     keys = ()
     named = False
-
-    def __init__(self, **arguments):
-        super().__init__(**arguments)
-        self.labels = []
+    y_shape = weight_shape = (None,)
 
     @property
     def rule(self):
@@ -63,14 +60,6 @@ class Masked(Target):
         return {}
 
     # ---------------------------------------------------------------- batching
-
-    @property
-    def y_shape(self):
-        return (None,)
-
-    @property
-    def weight_shape(self):
-        return (None,)
 
     def batch(self, store, rows, length, random):
         x = store.gather(rows, length)

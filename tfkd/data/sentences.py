@@ -22,7 +22,6 @@ class Sentences(Target):
 
     def __init__(self, **arguments):
         super().__init__(**arguments)
-        self.labels = []
         self.keys = ("label",) if "label" in self.columns else ()
 
     def label(self, cells):

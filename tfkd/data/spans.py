@@ -37,6 +37,7 @@ class Spans(Target):
     group = "text_pair"  # questions about one context stay on one side
     named = False
     nullable = True
+    y_shape = (2,)
 
     def __init__(self, *, stride: int | None = None, **arguments):
         if stride is not None and stride < 1:
@@ -108,12 +109,6 @@ class Spans(Target):
             "text_pair": byte_column(texts["text_pair"]),
             "answers": json_column(texts["answers"]),
         }
-
-    # ---------------------------------------------------------------- batching
-
-    @property
-    def y_shape(self):
-        return (2,)
 
     # ---------------------------------------------------------------- telling
 

@@ -1,9 +1,11 @@
 """One tag for each word of a sentence, and what becomes of it when words fall into pieces."""
 
+import itertools
+
 import numpy as np
 
 from tfkd.data import columns
-from tfkd.data.target import Target, byte_column, counted
+from tfkd.data.target import Target, byte_column, counted, only
 from tfkd.errors import UserError
 
 UNREAD = -1
@@ -24,16 +26,13 @@ class Tags(Target):
     defaults = {"words": "tokens", "tags": "tags"}
     texts = ()
     keys = ("tags", "words")
+    y_shape = weight_shape = (None,)
     holds = {
         "words": ("lists of words", ("lists of text",)),
         "tags": ("lists of tags", ("lists of text", "lists of classes", "lists of whole numbers")),
     }
 
     # ---------------------------------------------------------------- reading
-
-    def settle(self, labels):
-        super().settle(labels)
-        self._classes = columns.Labels(self.labels)
 
     def names(self, cells):
         column = self.columns["tags"]
@@ -42,7 +41,7 @@ class Tags(Target):
     def label(self, cells):
         column = self.columns["words"]
         words = [_word(word, place, column) for place, word in enumerate(_list(cells["words"], column, "words"), start=1)]
-        tags = [self._classes.class_of(name) for name in self.names(cells)]
+        tags = [self.classes.class_of(name) for name in self.names(cells)]
         if len(words) != len(tags):
             raise UserError(f"{len(words)} words in {column}, but {len(tags)} tags in {self.columns['tags']}; give each word one")
         return {"text": " ".join(words), "words": words, "label": tags}
@@ -52,12 +51,8 @@ class Tags(Target):
 
     def survey(self, examples):
         """Reads until a second tag appears."""
-        seen = set()
-        for example in examples:
-            seen.update(example["label"])
-            if len(seen) > 1:
-                return None
-        return f"have the tag {self.labels[seen.pop()]} on every word", "a tagger needs two tags at least"
+        tag = only(itertools.chain.from_iterable(example["label"] for example in examples))
+        return None if tag is None else (f"have the tag {self.labels[tag]} on every word", "a tagger needs two tags at least")
 
     # ---------------------------------------------------------------- storing
 
@@ -85,14 +80,6 @@ class Tags(Target):
         }
 
     # ---------------------------------------------------------------- batching
-
-    @property
-    def y_shape(self):
-        return (None,)
-
-    @property
-    def weight_shape(self):
-        return (None,)
 
     def batch(self, store, rows, length, random):
         y, weight = np.zeros((len(rows), length), "int32"), np.zeros((len(rows), length), "float32")

@@ -38,6 +38,7 @@ class Target:
         group      the key of an example by whose hash a validation split is cut out: equal ones stay together.
         named      whether the answers have names: `labels` are given, or found by reading train once.
         y_dtype    of y.
+        y_shape, weight_shape   shapes of y and of the sample weights behind the batch's B; None is the padded length T.
 
     Arguments:
         labels: names of the model's outputs in order, where they have names; default: found in the data.
@@ -45,7 +46,7 @@ class Target:
 
     Attributes:
         columns: key -> column, of the keys that are read.
-        labels: names of the model's outputs in order; None until they are found.
+        labels: names of the model's outputs in order, none where answers have no names; None until they are found.
     """
 
     kind: str
@@ -56,6 +57,8 @@ class Target:
     group = "text"
     named = True
     y_dtype = "int32"
+    y_shape: tuple[int | None, ...] = ()
+    weight_shape: tuple[int | None, ...] = ()
 
     def __init__(self, *, labels: list[str] | None = None, **named_columns: str | None):
         unknown = sorted(set(named_columns) - set(self.defaults))
@@ -65,7 +68,7 @@ class Target:
         self.columns = {key: column for key, column in chosen.items() if column is not None}
         if labels is not None and not self.named:
             raise UserError(f"data.labels = {columns.listed(labels)}: the targets are no labels; leave it out")
-        self.labels: list[str] | None = None
+        self.labels: list[str] | None = None if self.named else []
         if labels is not None:
             self.settle(labels)
 
@@ -82,8 +85,9 @@ class Target:
     # ---------------------------------------------------------------- reading
 
     def settle(self, labels: Iterable[str]) -> None:
-        """Takes the names of the outputs. Raises `UserError` where one cannot be a name."""
-        self.labels = list(labels)
+        """Takes the names of the outputs: `classes` then finds their numbers. Raises `UserError` where one cannot be a name."""
+        self.classes = columns.Labels(labels)
+        self.labels = self.classes.names
 
     def names(self, cells: dict) -> list[str]:
         """Label names in one row's cells of `keys`, to find out which there are. Raises `UserError` without a place."""
@@ -131,16 +135,6 @@ class Target:
         raise TypeError(f"{type(self).__name__} must define targets(examples)")
 
     # ---------------------------------------------------------------- batching
-
-    @property
-    def y_shape(self) -> tuple[int | None, ...]:
-        """Shape of y behind the batch's B; None is the padded length T."""
-        return ()
-
-    @property
-    def weight_shape(self) -> tuple[int | None, ...]:
-        """Shape of the sample weights behind B: () for one a row, (None,) for one a position."""
-        return ()
 
     def batch(self, store, rows: np.ndarray, length: int, random: np.random.Generator | None) -> Batch:
         """One batch `(x, y, sample_weight)`.
@@ -190,6 +184,13 @@ def byte_column(texts: list[bytes]) -> Column:
 def json_column(values: list) -> Column:
     """Anything that JSON can hold, one value a row, to be read back by `Store.json`."""
     return byte_column([json.dumps(value, ensure_ascii=False).encode() for value in values])
+
+
+def only(values: Iterable) -> object | None:
+    """The value that all are; None as soon as a second one appears, and where there is none."""
+    values = iter(values)
+    first = next(values, None)
+    return None if any(value != first for value in values) else first
 
 
 def counted(counts: np.ndarray, labels: list[str]) -> str:

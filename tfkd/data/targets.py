@@ -11,7 +11,7 @@ from tfkd.data.masking import Masked
 from tfkd.data.sentences import Sentences
 from tfkd.data.spans import Spans
 from tfkd.data.tags import Tags
-from tfkd.data.target import NUMBERS, Target, counted
+from tfkd.data.target import NUMBERS, Target, counted, only
 from tfkd.errors import UserError
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\Z", re.ASCII)
@@ -25,27 +25,19 @@ class Class(Target):
     kind = "class"
     holds = {"label": ("a class", ("text", "classes", "whole numbers", "booleans"))}
 
-    def settle(self, labels):
-        super().settle(labels)
-        self._classes = columns.Labels(self.labels)
-
     def names(self, cells):
         return [columns.label_name(cells["label"], self.columns["label"])]
 
     def label(self, cells):
-        return {"label": self._classes.class_of(columns.label_name(cells["label"], self.columns["label"]))}
+        return {"label": self.classes.class_of(columns.label_name(cells["label"], self.columns["label"]))}
 
     def is_unlabelled(self, cell):
         return cell == -1 and "-1" not in self.labels
 
     def survey(self, examples):
         """Reads until a second class appears."""
-        seen = set()
-        for example in examples:
-            seen.add(example["label"])
-            if len(seen) > 1:
-                return None
-        return f"have the label {self.labels[seen.pop()]}", "a classifier needs two classes at least"
+        label = only(example["label"] for example in examples)
+        return None if label is None else (f"have the label {self.labels[label]}", "a classifier needs two classes at least")
 
     def targets(self, examples):
         return {"label": np.array([example["label"] for example in examples], "int32")}
@@ -126,10 +118,6 @@ class Classes(Target):
     def rule(self):
         return super().rule | {"separator": self.separator}
 
-    def settle(self, labels):
-        super().settle(labels)
-        self._classes = columns.Labels(self.labels)
-
     def names(self, cells):
         column = self.columns["label"]
         cell = cells["label"]
@@ -143,7 +131,7 @@ class Classes(Target):
         return [columns.label_name(name, column) for name in cell]
 
     def label(self, cells):
-        found = [self._classes.class_of(name) for name in self.names(cells)]
+        found = [self.classes.class_of(name) for name in self.names(cells)]
         if len(set(found)) < len(found):
             twice = next(index for index in found if found.count(index) > 1)
             raise UserError(f"column {self.columns['label']} has the label {self.labels[twice]} twice; name it once")
@@ -151,10 +139,10 @@ class Classes(Target):
 
     def survey(self, examples):
         """Reads until some label is seen to be there in one row and not in another."""
-        first = next(examples, None)
-        if first is None or any(example["label"] != first["label"] for example in examples):
+        indices = only(example["label"] for example in examples)
+        if indices is None:
             return None
-        alike = columns.listed(self.labels[index] for index in first["label"]) or "none"
+        alike = columns.listed(self.labels[index] for index in indices) or "none"
         return f"have the same labels ({alike})", "there is nothing to learn from targets that are all alike"
 
     def targets(self, examples):
@@ -183,10 +171,6 @@ class Unlabelled(Target):
     defaults = {"text": "text", "text_pair": None}
     keys = ()
     named = False
-
-    def __init__(self, **arguments):
-        super().__init__(**arguments)
-        self.labels = []
 
     def label(self, cells):
         return {}
