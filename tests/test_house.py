@@ -39,6 +39,7 @@ ALLOWED = {
     "distiller": {"accumulation", "bad_steps", "errors", "models", "multi_worker", "objectives", "schedules", "teacher"},
 }
 PROGRAMS = {"failures", "train", "build", "build_teacher", "compression", "fitting", "outputs", "plan", "evaluate", "run_log"}
+PROGRAMS |= {"choose_run", "start_export"}
 PROGRAMS |= {path.stem for path in (ROOT / "tfkd").glob("report*.py")}
 HEAVY = {"tensorflow", "keras", "numpy", "keras_hub", "tensorflow_text", "tensorflow_datasets"}
 
@@ -111,7 +112,11 @@ def test_serving_reads_files_alone():
 
 
 @pytest.mark.parametrize(
-    "name", ["cluster", "config", "config_errors", "yaml_file", "run_dir", "errors", "train", "evaluate", "progress"]
+    "name",
+    [
+        *("cluster", "config", "config_errors", "yaml_file", "run_dir", "errors", "progress"),
+        *("train", "choose_run", "start_export", "evaluate"),
+    ],
 )
 def test_what_answers_at_once_imports_nothing_heavy(name):
     tops = {module.split(".")[0] for module in imports(ROOT / "tfkd" / f"{name}.py", top_only=True)}

@@ -8,15 +8,11 @@ to be right: importing it takes seconds, a mistake should be answered at once.
 
 import argparse
 import contextlib
-import importlib.util
 import os
 import pathlib
 import shlex
 import shutil
-import signal
-import subprocess
 import sys
-import tempfile
 import time
 
 import rich.console
@@ -24,12 +20,14 @@ import rich.console
 from tfkd import cluster as clusters
 from tfkd import config as configs
 from tfkd import failures, lock, stopping
+from tfkd.choose_run import check_data, check_same, choose_place, choose_run, occupied
 from tfkd.cluster import Cluster
 from tfkd.config import Config
 from tfkd.errors import UserError
 from tfkd.progress import Display, clock
-from tfkd.run_dir import PARTIAL, RunDir, cache_root, read_json, remove, size, whole, write_json, write_text
+from tfkd.run_dir import RunDir, cache_root, read_json, remove, size, whole, write_json, write_text
 from tfkd.run_log import log_traceback, open_log, quiet_libraries
+from tfkd.start_export import export
 
 QUICKSTART = "configs/quickstart.yaml"
 
@@ -231,40 +229,6 @@ def train(config: Config, run: RunDir, display: Display, resume: bool, cluster: 
     return code
 
 
-def export(run: RunDir, config: Config, display: Display) -> int:
-    """Starts `python -m export RUN` as a process of its own: float32, no GPU memory held, its memory given back at its end.
-
-    Returns:
-        0 where every file passed or none was wanted, else 1.
-    """
-    if not config.export.formats:
-        return 0
-    try:
-        found = importlib.util.find_spec("export.__main__")
-    except ModuleNotFoundError:
-        found = None
-    if found is None:
-        display.say("Not exported: there is no `export` here; run `python -m export` from a checkout of tfkd")
-        return 0
-    command = [sys.executable, "-m", "export", str(run.path), "--format", *config.export.formats]
-    # The person's own stderr: this process's now goes to the log. With the run's lock, which it holds should this one be killed.
-    streams = {"stderr": sys.stderr, "stdout": None if display.mode == "person" else subprocess.DEVNULL}
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    with subprocess.Popen(command, env=environment, pass_fds=lock.held(), **streams) as process:
-        try:
-            code = process.wait()
-        except (KeyboardInterrupt, stopping.Stopped) as stop:
-            if getattr(stop, "number", None) == signal.SIGTERM:
-                process.send_signal(signal.SIGINT)
-            process.wait()  # Ctrl-C reached it too: it tidies up what is half-written
-            raise
-    if code == 1:
-        display.say(f"Export: at least one file did not pass; what passed is in {run.exports}")
-    elif code:
-        display.say(f"Export: it ended with code {code} before its files were proven; repeat it with: python -m export {run}")
-    return min(abs(code), 1)
-
-
 class Stopwatch:
     """Seconds between laps, by name; kept in a file, so that a resumed run adds to what it took before."""
 
@@ -277,33 +241,6 @@ class Stopwatch:
         self.laps[name] = round(self.laps.get(name, 0.0) + now - self.last, 1)
         self.last = now
         write_json(self.path, self.laps)
-
-
-def choose_run(config: Config, output: str | None, resume: bool) -> RunDir:
-    """Where the run goes: `--output`, else `runs/NAME`, or `runs/NAME-2`, ... so that no earlier run is touched.
-
-    Raises:
-        UserError: `--output` is taken, or there is nothing to resume.
-    """
-    if output is not None:
-        run = RunDir(output)
-        taken = run.path.exists() and (not run.path.is_dir() or any(map(_counts, run.path.iterdir())))
-        if taken and not resume:
-            raise UserError(f"--output {output}: already there; go on with --resume, or choose another folder")
-    else:
-        paths = [pathlib.Path("runs") / (config.name if i == 1 else f"{config.name}-{i}") for i in range(1, 10_000)]
-        free = next(i for i, path in enumerate(paths) if not path.exists())
-        run = RunDir(paths[max(free - 1, 0)] if resume else paths[free])
-    if resume and not run.config.exists():
-        raise UserError(f"--resume: {run.path} holds no run to go on with")
-    if resume:
-        run.require()
-    return run
-
-
-def _counts(path: pathlib.Path) -> bool:
-    """Whether a file makes a folder a run: what a process leaves that ends as it begins does not."""
-    return path.name not in ("lock", "log.txt") and PARTIAL not in path.name
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -340,13 +277,14 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             config = configs.load(options.config, options.set)
             cluster = clusters.find_cluster(config.strategy.kind, options.cluster, options.worker)
+            resume = options.resume
             if cluster is None:
-                run = choose_run(config, options.output, options.resume)
+                run = choose_run(config, options.output, resume)
             else:
-                run = choose_place(config, options, cluster, held)
-            new = not options.resume
+                run, resume = choose_place(config, options.output, resume, cluster, held)
+            new = not resume
             held.enter_context(occupied(run))
-            if options.resume:
+            if resume:
                 check_same(config, run)
             write_text(run.config, configs.dump(config))
             os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -358,7 +296,7 @@ def main(arguments: list[str] | None = None) -> int:
             display = Display(console, log.info, mode)
             stopping.install(display.say)
             held.callback(stopping.restore)
-            return train(config, run, display, options.resume, cluster)
+            return train(config, run, display, resume, cluster)
         except UserError as error:
             say_error(errors, str(error))
             if new and run is not None and not run.metrics.exists() and lock.held():
@@ -383,19 +321,6 @@ def main(arguments: list[str] | None = None) -> int:
             return 1
 
 
-def choose_place(config: Config, options: argparse.Namespace, cluster: Cluster, held: contextlib.ExitStack) -> RunDir:
-    """Where one of several machines writes: the chief as `choose_run`, the others into a folder that `held` removes.
-
-    `--resume` begins a run where there is none: machines that train together may be given it each time.
-    """
-    if not cluster.chief:
-        options.resume = False  # the chief says whether, and from what
-        return RunDir(held.enter_context(tempfile.TemporaryDirectory(prefix="tfkd-worker-", ignore_cleanup_errors=True)))
-    if options.output is not None and not RunDir(options.output).config.exists():
-        options.resume = False
-    return choose_run(config, options.output, options.resume)
-
-
 def say_error(console: rich.console.Console, message: str) -> None:
     console.print(f"tfkd: {message}", style="bold red", highlight=False, markup=False)
 
@@ -404,38 +329,6 @@ def resuming(options: argparse.Namespace, run: RunDir) -> str:
     """The command that goes on with a run."""
     again = ["python", "-m", "tfkd.train", options.config, *(f"--set={item}" for item in options.set)]
     return f"{shlex.join([*again, '--output', str(run)])} --resume"
-
-
-@contextlib.contextmanager
-def occupied(run: RunDir):
-    """Makes a run's folder and keeps other processes out of it.
-
-    Raises:
-        UserError: another process works there, or nothing can be written there.
-    """
-    try:
-        run.path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{run.path}: cannot be made: {error.strerror}; choose another folder with --output") from None
-    with lock.only_one(run.lock, str(run)):
-        yield
-
-
-def check_same(config: Config, run: RunDir) -> None:
-    """Raises `UserError` when a run is resumed with another configuration than it was begun with."""
-    before = configs.load(run.config).model_dump()
-    for section, value in config.model_dump().items():
-        if before[section] != value and section != "checkpoint":  # how often one is written changes nothing
-            changed = [k for k in value if before[section].get(k) != value[k]] if isinstance(value, dict) else []
-            key = f"{section}.{changed[0]}" if changed else section
-            raise UserError(f"--resume: {key} is not what {run.path} was begun with; start a new run, or take the change back")
-
-
-def check_data(run: RunDir, key: str, resume: bool) -> None:
-    """Raises `UserError` when a run is resumed on other data or another vocabulary than it was begun with."""
-    if resume and run.data_key.exists() and read_json(run.data_key)["key"] != key:
-        raise UserError(f"--resume: the data are not those that {run.path} was begun with; start a new run")
-    write_json(run.data_key, {"key": key})
 
 
 if __name__ == "__main__":
