@@ -15,7 +15,7 @@ import tfkd.models.encoder
 import tfkd.models.quantized
 import tfkd.models.with_head  # noqa: F401  these five register what models of a run are made of
 from tfkd.data.tokenizer import Tokenizer
-from tfkd.errors import UserError
+from tfkd.errors import UserError, first_line
 from tfkd.run_dir import RunDir, read_json
 
 from .graph import InferenceGraph
@@ -166,5 +166,4 @@ def read_model(path: pathlib.Path) -> keras.Model:
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # a damaged archive surfaces as anything: zip, HDF5, JSON, Keras
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path}: cannot be read as a Keras model ({reason})") from error
+        raise UserError(f"{path}: cannot be read as a Keras model ({first_line(error)})") from error

@@ -12,7 +12,7 @@ ALLOWED = {
     "errors": set(),
     "run_dir": {"errors"},
     "config": {"config_errors", "errors", "yaml_file"},
-    "config_errors": {"yaml_file"},
+    "config_errors": {"errors"},
     "yaml_file": {"errors"},
     "schedules": set(),
     "objectives": {"errors", "schedules"},

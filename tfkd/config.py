@@ -17,7 +17,7 @@ from pydantic import Field
 
 from tfkd import yaml_file
 from tfkd.config_errors import explain
-from tfkd.errors import UserError
+from tfkd.errors import UserError, show
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Dropout = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -760,7 +760,7 @@ def _unwritable(value, key: str = "") -> typing.Iterator[str]:
         yield from _unwritable(name, place)
         yield from _unwritable(child, place)
     if isinstance(value, str) and re.search("[\0\ud800-\udfff]", value):
-        yield f"{yaml_file.show(key)} = {yaml_file.show(value)}: holds NUL or half of a surrogate pair"
+        yield f"{show(key)} = {show(value)}: holds NUL or half of a surrogate pair"
 
 
 def dump(config: Config) -> str:

@@ -6,7 +6,7 @@ import typing
 
 import pydantic
 
-from tfkd.yaml_file import show
+from tfkd.errors import show
 
 
 def explain(error: pydantic.ValidationError, schema: type[pydantic.BaseModel]) -> str:

@@ -1,7 +1,25 @@
-"""The one exception that a person is meant to read."""
+"""The one exception that a person is meant to read, and how it quotes values and other errors."""
+
+import json
 
 LONGEST = 1000
 """Characters of a message: what it quotes may be a whole file."""
+
+
+def first_line(error: BaseException | str, most: int = 200) -> str:
+    """What a library says of an error, as far as a message of ours quotes it; the error's type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].strip()[:most]
+
+
+def show(value) -> str:
+    """A value as JSON, at most 80 characters of it."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=str)
+    except TypeError:  # keys that JSON has not
+        text = repr(value)
+    except ValueError:
+        text = "(a number with thousands of digits)"
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 class UserError(ValueError):

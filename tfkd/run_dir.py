@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import Iterator
 
-from tfkd.errors import UserError
+from tfkd.errors import UserError, show
 
 PARTIAL = ".partial"
 _HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
@@ -276,8 +276,7 @@ class RunDir:
         settings = read_json(self.tokenizer)
         for key, kind in (("lowercase", bool), ("max_length", int), ("pairs", bool)):
             if not isinstance(settings, dict) or type(settings.get(key)) is not kind:
-                shown = json.dumps(settings)[:80]
-                raise UserError(f"{self.tokenizer}: must hold lowercase, max_length and pairs, not {shown}")
+                raise UserError(f"{self.tokenizer}: must hold lowercase, max_length and pairs, not {show(settings)}")
         return settings
 
     def require(self, *paths: pathlib.Path) -> None:

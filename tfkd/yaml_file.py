@@ -1,13 +1,12 @@
 """A configuration's YAML as people write it: within limits, changed by `key=value`, mistakes in one line. No TensorFlow."""
 
 import itertools
-import json
 import pathlib
 import re
 
 import yaml
 
-from tfkd.errors import UserError
+from tfkd.errors import UserError, show
 
 LARGEST_FILE = 300_000  # bytes; read in a few seconds
 MOST_NODES = 100_000  # values, those that aliases repeat counted each time: nine lines of aliases can stand for billions
@@ -168,14 +167,3 @@ def _problem(error: yaml.YAMLError, text: str) -> str:
     reason = getattr(error, "problem", None) or str(error).splitlines()[0]
     fix = next((f"; {fix}" for said, fix in _IN_WORDS.items() if said in reason), "")
     return f"{place}not valid YAML ({reason}){fix}"
-
-
-def show(value) -> str:
-    """A value as JSON, at most 80 characters of it."""
-    try:
-        text = json.dumps(value, ensure_ascii=False, default=str)
-    except TypeError:  # keys that JSON has not
-        text = repr(value)
-    except ValueError:
-        text = "(a number with thousands of digits)"
-    return text if len(text) <= 80 else text[:77] + "..."

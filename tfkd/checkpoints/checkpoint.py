@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tfkd.checkpoints import hugging_face, keras_hub, run, safetensors_files
-from tfkd.checkpoints.description import Description, show
-from tfkd.errors import UserError
+from tfkd.checkpoints.description import Description
+from tfkd.errors import UserError, show
 from tfkd.run_dir import read_json
 
 if TYPE_CHECKING:  # TensorFlow takes seconds to import, and `describe` does without it

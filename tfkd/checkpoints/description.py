@@ -1,12 +1,11 @@
 """What a checkpoint's small files say about it, in our terms. No TensorFlow."""
 
 import dataclasses
-import json
 import pathlib
 from collections import Counter
 from collections.abc import Iterator
 
-from tfkd.errors import UserError
+from tfkd.errors import UserError, show
 
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
@@ -96,12 +95,6 @@ class Fields:
     def refuse(self, key: str, why: str):
         """Raises `UserError` about the value of `key`."""
         raise UserError(f"{self.file}: {key} = {show(self.values.get(key))}: {why}")
-
-
-def show(value) -> str:
-    """A value as JSON, at most 80 characters of it."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def read_vocabulary(file: pathlib.Path) -> list[str]:

@@ -2,9 +2,9 @@
 
 import pathlib
 
-from tfkd.checkpoints.description import Description, Fields, check_vocabulary, read_vocabulary, show, slots
+from tfkd.checkpoints.description import Description, Fields, check_vocabulary, read_vocabulary, slots
 from tfkd.checkpoints.safetensors_files import Tensors
-from tfkd.errors import UserError
+from tfkd.errors import UserError, first_line, show
 from tfkd.run_dir import read_json
 
 SMALL_FILES = ("config.json", "vocab.txt", "tokenizer_config.json", "tokenizer.json")
@@ -51,7 +51,7 @@ def fetch(repository: str, revision: str | None, files: tuple[str, ...]) -> path
     except errors.LocalEntryNotFoundError:
         why = "not in the cache, and the Hub cannot be reached; download it where there is a network and give its folder"
     except Exception as error:  # httpx, the Hub's own and the file system's errors share no base class
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        why = first_line(error)
     raise UserError(f"hf://{repository}: {why}")
 
 

@@ -7,7 +7,7 @@ import re
 import zipfile
 import zlib
 
-from tfkd.errors import UserError
+from tfkd.errors import UserError, first_line
 
 LARGEST_CONFIG = 100_000_000
 
@@ -67,8 +67,9 @@ def _config(path: pathlib.Path) -> str:
         raise UserError(f"{path}: no config.json in it; not what model.save wrote") from None
     except UserError:
         raise
-    except (zipfile.BadZipFile, zlib.error, OSError, ValueError, EOFError, NotImplementedError, RuntimeError) as error:
-        raise UserError(f"{path}: not a whole .keras file ({_first_line(error)}); copy or save it again") from None
+    # Of zipfile: damage, an end too early, a password or a method that it has not (RuntimeError). Of JSON and UTF-8: ValueError.
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError) as error:
+        raise UserError(f"{path}: not a whole .keras file ({first_line(error)}); copy or save it again") from None
     return text
 
 
@@ -85,8 +86,4 @@ def _reason(error: Exception) -> str:
             "holds Python code (a Lambda layer), which would run here; if you trust its maker, say so with teacher.trust: true, "
             "or export it as a SavedModel"
         )
-    return f"Keras cannot load it ({_first_line(text.rpartition('Exception encountered: ')[2] or error)})"
-
-
-def _first_line(error: Exception | str) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return f"Keras cannot load it ({first_line(text.rpartition('Exception encountered: ')[2] or error)})"

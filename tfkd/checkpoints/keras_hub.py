@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 
 from tfkd.checkpoints.description import Description, Fields, check_vocabulary, read_vocabulary
-from tfkd.errors import UserError
+from tfkd.errors import UserError, first_line
 from tfkd.run_dir import read_json
 
 BACKBONE, TASKS = "BertBackbone", ("BertTextClassifier", "BertClassifier")
@@ -34,7 +34,7 @@ def fetch(preset: str) -> pathlib.Path:
         return pathlib.Path(kagglehub.model_download(known[preset]["kaggle_handle"].removeprefix("kaggle://")))
     except Exception as error:  # requests, kagglehub and the file system share no base class
         raise UserError(
-            f"keras_hub://{preset}: not in the cache, and not to be had from Kaggle ({_first_line(error)}); download it where "
+            f"keras_hub://{preset}: not in the cache, and not to be had from Kaggle ({first_line(error)}); download it where "
             "there is a network and give its folder"
         ) from None
 
@@ -104,7 +104,7 @@ def weights(folder: pathlib.Path, description: Description) -> "Weights":
     try:
         loaded = model.from_preset(str(folder.resolve()), dtype="float32", **options)
     except Exception as error:  # Keras, h5py and the file system share no base class
-        raise UserError(f"{folder}: KerasHub cannot load it ({_first_line(error)})") from None
+        raise UserError(f"{folder}: KerasHub cannot load it ({first_line(error)})") from None
     return Weights(loaded, folder)
 
 
@@ -162,7 +162,3 @@ _BLOCK = {
     "contract": "_feedforward_output_dense",
     "feed_forward_norm": "_feedforward_layer_norm",
 }
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -7,8 +7,8 @@ import ml_dtypes  # noqa: F401  makes bfloat16 a NumPy type, which safetensors l
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from tfkd.checkpoints.description import Fields, show
-from tfkd.errors import UserError
+from tfkd.checkpoints.description import Fields
+from tfkd.errors import UserError, show
 from tfkd.run_dir import read_json
 
 ONE_FILE, INDEX = "model.safetensors", "model.safetensors.index.json"

@@ -5,7 +5,7 @@ import pathlib
 
 import tensorflow as tf
 
-from tfkd.errors import UserError
+from tfkd.errors import UserError, first_line
 from tfkd.models.foreign import ACTIVATIONS, choose_inputs, fixed_length, meaning, pad_to, to_logits
 
 DEFAULT = "serving_default"
@@ -58,7 +58,7 @@ def open_saved_model(
         loaded = tf.saved_model.load(str(path))
         signatures = dict(loaded.signatures)
     except Exception as error:  # TensorFlow raises OSError, ValueError, AttributeError and its own here
-        raise UserError(f"{path}: TensorFlow cannot load it ({_first_line(error)})") from None
+        raise UserError(f"{path}: TensorFlow cannot load it ({first_line(error)})") from None
     chosen = _choose(path, "signature", signature, signatures, DEFAULT)
     _check_inputs(path, chosen, signatures, inputs or {})
     answer = _choose(path, "output", output, signatures[chosen].structured_outputs, "logits")
@@ -170,7 +170,7 @@ def _check_operations(path: pathlib.Path, trust: bool) -> None:
     try:
         model.ParseFromString(file.read_bytes())
     except Exception as error:  # google.protobuf's DecodeError, whose home moves between versions
-        raise UserError(f"{file}: not a whole file ({_first_line(error)}); copy or export it again") from None
+        raise UserError(f"{file}: not a whole file ({first_line(error)}); copy or export it again") from None
     if not model.meta_graphs:
         raise UserError(f"{file}: holds no graph; export the model again")
     graphs = [graph.graph_def for graph in model.meta_graphs]
@@ -226,7 +226,3 @@ def _check_inputs(path, chosen, signatures, renamed) -> None:
 def _dimensions(shape: tf.TensorShape) -> tuple | None:
     """A shape as a teacher says it: of the last dimension alone, for all others follow the batch."""
     return None if not shape.rank else (*[None] * (shape.rank - 1), shape[-1])
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from tfkd.data import columns
 from tfkd.data.target import Target
 from tfkd.data.tfds_features import class_names, kind_of, listed, text
-from tfkd.errors import UserError
+from tfkd.errors import LONGEST, UserError, first_line
 
 _OWN = {"train": ("train",), "validation": ("validation", "dev", "valid"), "test": ("test",)}  # names that data sets give theirs
 _CONSTRUCTING = re.compile(r'Failed to construct dataset .*?}": ')
@@ -111,7 +111,7 @@ class Tfds:
             for batch in dataset.ragged_batch(1024).prefetch(1):
                 yield from zip(*(listed(batch[name]) for name in names), strict=True)
         except tf.errors.OpError as error:
-            reason = _OPERATION.sub("", _first_line(error)).rstrip(".")
+            reason = _OPERATION.sub("", first_line(error, LONGEST)).rstrip(".")
             raise UserError(f"{self._place(split)}: cannot be read: {reason}; prepare it anew") from None
 
     def _place(self, split: str) -> str:
@@ -151,7 +151,7 @@ class Tfds:
         try:
             instructions = self._builder.info.splits[expression].file_instructions
         except (ValueError, KeyError, AssertionError) as error:
-            reason = _first_line(error).split(" See format")[0].rstrip(".")
+            reason = first_line(error, LONGEST).split(" See format")[0].rstrip(".")
             raise UserError(f"{self.name}: data.splits.{split} = {expression!r}: {reason}; it has {self._own_names()}") from None
         files = []
         for instruction in instructions:
@@ -221,10 +221,10 @@ def _prepared(name: str, data_dir: str | os.PathLike | None, download: bool):
         fix = f"did you mean {near[0]}?" if near else "`tfds.list_builders()` lists those there are"
         raise UserError(f"data.tfds = {name}: no such data set; {fix}") from None
     except ParseError as error:
-        reason = _CONSTRUCTING.sub("", _first_line(error)).rstrip(".")
+        reason = _CONSTRUCTING.sub("", first_line(error, LONGEST)).rstrip(".")
         raise UserError(f"data.tfds = {name}: dataset_info.json cannot be read: {reason}; prepare it anew") from None
     except Exception as error:  # whatever a builder's constructor raises: its version, its arguments, a broken folder
-        raise UserError(f"data.tfds = {name}: {_CONSTRUCTING.sub('', _first_line(error))}") from error
+        raise UserError(f"data.tfds = {name}: {_CONSTRUCTING.sub('', first_line(error, LONGEST))}") from error
     if builder.info.splits:
         return builder
     if not download:
@@ -233,7 +233,7 @@ def _prepared(name: str, data_dir: str | os.PathLike | None, download: bool):
     try:
         builder.download_and_prepare()
     except Exception as error:  # network, disk, checksums, missing packages: TFDS has no base class for them
-        raise UserError(f"{name}: cannot be downloaded and prepared: {type(error).__name__}: {_first_line(error)}") from error
+        raise UserError(f"{name}: cannot be downloaded and prepared: {type(error).__name__}: {first_line(error)}") from error
     return builder
 
 
@@ -265,8 +265,3 @@ def _overlaps(files: dict[str, list[tuple[str, int, int, int]]]) -> list[str]:
         if shared:
             notes.append(f"the {one} and the {other} split share {shared:,} rows: what is measured there was seen before")
     return notes
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
