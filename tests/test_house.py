@@ -25,7 +25,7 @@ ALLOWED = {
     "progress": set(),
     "layers": {"errors"},
     "models": {"errors", "layers"},
-    "checkpoints": {"errors", "run_dir", "layers", "models", "tasks"},
+    "checkpoints": {"errors", "run_dir", "yaml_file", "layers", "models", "tasks"},
     "teacher": {"errors", "models"},
     "student": {"errors", "models"},
     "ensemble": {"errors", "models", "teacher"},

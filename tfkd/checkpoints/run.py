@@ -3,8 +3,7 @@
 import dataclasses
 import pathlib
 
-import yaml
-
+from tfkd import yaml_file
 from tfkd.checkpoints.description import check_vocabulary, read_vocabulary
 from tfkd.checkpoints.keras_file import open_keras_file
 from tfkd.errors import UserError
@@ -46,7 +45,7 @@ def surroundings(path: str | pathlib.Path) -> Surroundings:
         found |= {"vocabulary": reader / _READER[0], "lowercase": lowercase is not False}
     run = next((RunDir(folder) for folder in folders if _is_run(folder)), None)
     if run is not None:
-        found |= {"task": _task(run), "labels": run.labels.read_text(encoding="utf-8").splitlines()}
+        found |= {"task": yaml_file.read(run.config).get("task", "classification"), "labels": run.read_labels()}
     return Surroundings(**found)
 
 
@@ -102,14 +101,6 @@ _READER = "vocab.txt", "tokenizer_config.json"
 def _is_run(folder: pathlib.Path) -> bool:
     run = RunDir(folder)
     return all(path.is_file() for path in (run.config, run.vocabulary, run.tokenizer, run.labels))
-
-
-def _task(run: RunDir) -> str | None:
-    try:
-        tree = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        raise UserError(f"{run.config}: not readable as YAML; it says what {run} was trained for") from None
-    return tree.get("task", "classification") if isinstance(tree, dict) else None
 
 
 def _fill(into, source) -> None:
