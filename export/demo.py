@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable
 
 from tfkd.errors import UserError
-from tfkd.run_dir import RunDir, read_json, remove, size, whole, write_json
+from tfkd.run_dir import RunDir, remove, size, whole, write_json
 
 PACKAGE = "@mediapipe/tasks-text@1.0.1"
 """The version that was tried. npm compares what it fetches with the checksum of its registry."""
@@ -38,10 +38,10 @@ def check(run: RunDir, task: str) -> None:
     """Raises `UserError` for a student that MediaPipe cannot classify with."""
     if task != "classification":
         raise UserError(f"--demo: MediaPipe classifies texts, and this student does {task}")
-    settings = read_json(run.tokenizer)
-    if isinstance(settings, dict) and settings.get("pairs"):
+    settings = run.read_tokenizer()
+    if settings["pairs"]:
         raise UserError("--demo: MediaPipe reads one text, and this student two")
-    if isinstance(settings, dict) and settings.get("lowercase") is False:
+    if not settings["lowercase"]:
         raise UserError("--demo: MediaPipe lower-cases every text, and this student tells cases apart: data.lowercase: true")
 
 
@@ -87,7 +87,7 @@ def write(run: RunDir, entries: list[dict], files: dict[str, bytes]) -> pathlib.
 
 def about(run: RunDir, entry: dict, package: dict) -> dict:
     """What the page says: the student's name, a sentence, facts and examples; and whose student it is."""
-    labels = run.labels.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    labels = run.read_labels()
     few = f"{', '.join(labels[:-1])} or {labels[-1]}" if 1 < len(labels) <= 6 else f"one of {len(labels):,} labels"
     metric = ", ".join(f"{name.replace('_', ' ')} {100 * value:.1f} %" for name, value in (entry["metrics"] or {}).items())
     facts = [f"{entry['variant'].replace('_', ' ')}, {entry['bytes'] / 1e6:.1f} MB"]

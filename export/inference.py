@@ -16,7 +16,7 @@ import tfkd.models.quantized
 import tfkd.models.with_head  # noqa: F401  these five register what models of a run are made of
 from tfkd.data.tokenizer import Tokenizer
 from tfkd.errors import UserError, first_line
-from tfkd.run_dir import RunDir, read_json
+from tfkd.run_dir import RunDir
 
 from .graph import InferenceGraph
 
@@ -113,17 +113,9 @@ def load(run: RunDir, lengths: list[int] | None = None, task: str = "classificat
         UserError: a file is missing or unreadable, or the files do not belong together.
     """
     run.require(run.student, run.vocabulary, run.labels, run.tokenizer)
-    settings = read_json(run.tokenizer)
-    try:
-        lowercase, max_length, pairs = bool(settings["lowercase"]), int(settings["max_length"]), bool(settings["pairs"])
-    except (KeyError, TypeError, ValueError):
-        shown = json.dumps(settings)[:80]
-        raise UserError(f"{run.tokenizer}: must hold lowercase, max_length and pairs, not {shown}") from None
-    model = float32(read_model(run.student))
-    try:
-        labels = tuple(run.labels.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{run.labels}: byte {error.start} is not UTF-8") from None
+    settings = run.read_tokenizer()
+    max_length, pairs = settings["max_length"], settings["pairs"]
+    model, labels = float32(read_model(run.student)), tuple(run.read_labels())
     if len(labels) != model.head.classes:
         raise UserError(f"{run.labels}: {len(labels)} labels for the {model.head.classes} classes of {run.student.name}")
     positions = model.encoder.config["max_positions"]
@@ -133,7 +125,7 @@ def load(run: RunDir, lengths: list[int] | None = None, task: str = "classificat
     for length in lengths or ():
         if not least <= length <= max_length:
             raise UserError(f"export.lengths holds {length}: must be from {least} to {max_length}, the student's longest input")
-    tokenizer, rows = Tokenizer.from_file(run.vocabulary, lowercase), model.encoder.config["vocabulary_size"]
+    tokenizer, rows = Tokenizer.from_file(run.vocabulary, settings["lowercase"]), model.encoder.config["vocabulary_size"]
     if tokenizer.vocabulary_size > rows:
         pieces = f"{tokenizer.vocabulary_size:,} pieces"
         raise UserError(f"{run.vocabulary}: {pieces} for the {rows:,} embeddings of {run.student.name}")
