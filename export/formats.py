@@ -1,18 +1,15 @@
 """The closed table of formats and their variants, by name, and how a person chooses from it. Nothing heavy is imported here.
 
-A new format is a module `export/NAME.py` with `VARIANTS` and `answer`, and a line here; a new variant is a line in both.
+A new format is a module `export/NAME.py` with `VARIANTS` and `answer`, and a line in `tfkd.config.EXPORT_VARIANTS`; a new
+variant is a line in both.
 """
 
 import importlib
 import types
 
-FORMATS = {
-    "saved_model": ("float32",),
-    "tflite": ("float32", "float16", "int8_dynamic", "int8", "int8_qat", "int4_dynamic"),
-    "mediapipe": ("float32", "int8_dynamic"),
-    "onnx": ("float32", "float16", "int8_dynamic", "int8"),
-    "huggingface": ("float32",),
-}
+from tfkd.config import EXPORT_FILES, EXPORT_VARIANTS
+
+FORMATS = EXPORT_VARIANTS
 """Variants of every format, in the order of the manifest."""
 
 ON_REQUEST = {"tflite:int8", "tflite:int8_qat", "tflite:int4_dynamic", "onnx:int8"}
@@ -32,16 +29,14 @@ def module(format: str) -> types.ModuleType:
 
 def choices() -> tuple[str, ...]:
     """All that `export.formats` may name: `tflite` for the variants it writes unasked, `tflite:int8` for one."""
-    return tuple(FORMATS) + tuple(f"{format}:{variant}" for format, variants in FORMATS.items() for variant in variants)
+    return (*FORMATS, *EXPORT_FILES)
 
 
 def chosen(names: list[str]) -> list[tuple[str, str]]:
     """What `names` of `choices` ask for: (format, variant), each once, in the order of the table."""
-    wanted = {
+    return [
         (format, variant)
         for format, variants in FORMATS.items()
         for variant in variants
-        for name in names
-        if name == f"{format}:{variant}" or (name == format and f"{format}:{variant}" not in ON_REQUEST)
-    }
-    return [(format, variant) for format, variants in FORMATS.items() for variant in variants if (format, variant) in wanted]
+        if f"{format}:{variant}" in names or (format in names and f"{format}:{variant}" not in ON_REQUEST)
+    ]

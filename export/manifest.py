@@ -8,18 +8,9 @@ from tfkd.run_dir import RunDir, remove, sha256, size, write_json
 from .formats import BESIDE
 
 ORDER = ("format", "variant", "path", "bytes", "sha256", "metrics", "student_metrics", "agreement", "max_abs_difference")
-ORDER += (
-    "mean_abs_difference",
-    "examples",
-    "signatures",
-    "latency_ms",
-    "latency_request",
-    "note",
-    "student_sha256",
-    "compared_with",
-    "compared_sha256",
-)
-ORDER += ("seconds", "passed", "reason")
+ORDER += ("mean_abs_difference", "examples", "signatures", "latency_ms", "latency_request", "note", "student_sha256")
+ORDER += ("compared_with", "compared_sha256", "seconds", "passed", "reason")
+"""Keys of an entry as they are written."""
 
 DERIVED = {"benchmark.json": ("benchmark.json", "benchmark.svg", "benchmark.png"), "demo/about.json": ("demo",)}
 """File that names the SHA-256 of a student -> what `python -m export.benchmark` and `--demo` made of that student."""

@@ -553,7 +553,7 @@ EXPORT_VARIANTS = {
     "onnx": ("float32", "float16", "int8_dynamic", "int8"),
     "huggingface": ("float32",),
 }
-"""Format -> its variants; a test holds it to the table of `export`."""
+"""Format -> its variants, in the order of the manifest."""
 
 EXPORT_FILES = tuple(f"{format}:{variant}" for format, variants in EXPORT_VARIANTS.items() for variant in variants)
 _VARIANTS = tuple(dict.fromkeys(variant for variants in EXPORT_VARIANTS.values() for variant in variants))
