@@ -50,6 +50,7 @@ def small(tmp_path):
         ("export.formats=[tflite:in8]", "did you mean tflite:int8?"),
         ("export.formats=[tflite:int8_qat]", "export.formats has tflite:int8_qat, which needs compression.qat"),
         ("export.tolerance={in8: {}}", 'export.tolerance.in8 = "in8": must be'),
+        ("train.augment={mask:0.2}", "unknown key; write `mask: 0.2`, with a space after the colon"),
         ("compression.quat={}", "compression.quat = {}: unknown key; did you mean compression.qat?"),
         ("student.layers=[a]", 'student.layers = ["a"]: should be a valid integer'),
         ("student.layers=two", 'student.layers = "two": should be a valid integer'),
@@ -197,6 +198,14 @@ def test_every_shipped_config_is_valid():
     assert len(paths) >= 7
     for path in paths:
         assert config.load(path).name == path.stem
+
+
+def test_a_run_in_place_of_a_configuration_is_told_of_its_own(tmp_path):
+    with pytest.raises(UserError, match="a folder; name a file, such as mine.yaml"):
+        config.load(tmp_path)
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(UserError, match=f"{tmp_path}: a folder; name a file, such as {tmp_path}/config.yaml"):
+        config.load(tmp_path)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["configs/quickstart.yaml", "--set", "train.epcohs=2"], ["nowhere.yaml"]])

@@ -25,7 +25,8 @@ def explain(error: pydantic.ValidationError, schema: type[pydantic.BaseModel]) -
     value = show(problem["input"])
     match problem["type"]:
         case "extra_forbidden":
-            return f"{key} = {value}: unknown key{_nearest([str(part) for part in location], schema)}"
+            fix = _unspaced(problem) or _nearest([str(part) for part in location], schema)
+            return f"{key} = {value}: unknown key{fix}"
         case "missing":
             return f"{key}: missing, and it has no default"
         case "value_error":
@@ -59,6 +60,12 @@ def _close(problem: dict) -> str:
     choices = [choice.strip(" '") for choice in problem["ctx"]["expected"].replace(" or ", ",").split(",")]
     close = difflib.get_close_matches(str(problem["input"]), choices, n=1)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def _unspaced(problem: dict) -> str:
+    """For `{mask:0.2}`, which YAML takes for the key `mask:0.2` without a value."""
+    name, colon, text = str(problem["loc"][-1]).partition(":")
+    return f"; write `{name}: {text}`, with a space after the colon" if colon and problem["input"] is None else ""
 
 
 def _nearest(location: list[str], schema: type[pydantic.BaseModel]) -> str:

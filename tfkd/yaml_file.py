@@ -88,8 +88,11 @@ def read(path: pathlib.Path) -> dict:
             raise UserError(f"{path}: has more than {LARGEST_FILE:,} bytes, and is hardly a configuration")
         text = content.decode("utf-8-sig")
         tree = _yaml(text)
-    except (FileNotFoundError, IsADirectoryError):
+    except FileNotFoundError:
         raise UserError(f"{path}: no such configuration file") from None
+    except IsADirectoryError:
+        inside = path / "config.yaml"  # of a run
+        raise UserError(f"{path}: a folder; name a file, such as {inside if inside.exists() else 'mine.yaml'}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
