@@ -52,18 +52,22 @@ def _confused_pairs(labels: np.ndarray, logits: dict[str, np.ndarray], names: li
     ]
 
 
-def _roc(labels: np.ndarray, logits: dict[str, np.ndarray], names: list[str]) -> list[str]:
-    """Pictures of the ROC curves; none where all labels are the same."""
+def _roc(labels: np.ndarray, logits: dict[str, np.ndarray], names: list[str]) -> list[tuple[str, str]]:
+    """Pictures of the ROC curves with their titles; none where all labels are the same."""
     curves = {role: metrics.roc_curves(array, labels) for role, array in logits.items()}
     if not curves["student"]:
         return []
     pictures = [
-        plots.picture(plots.roc, curves, False, name="roc", alt="ROC curves"),
-        plots.picture(plots.roc, curves, True, name="roc-corner", alt="ROC curves where false positives are few"),
+        ("all thresholds", plots.picture(plots.roc, curves, False, name="roc", alt="ROC curves")),
+        (
+            "few false positives",
+            plots.picture(plots.roc, curves, True, name="roc-corner", alt="ROC curves where false positives are few"),
+        ),
     ]
     if 2 < len(names) <= MOST_CLASSES_DRAWN:
         height = max(2.7, 0.9 + 0.2 * len(names))
-        pictures.append(plots.picture(plots.areas, curves, names, name="auc", alt="area under the curve by class", height=height))
+        areas = plots.picture(plots.areas, curves, names, name="auc", alt="area under the curve by class", height=height)
+        pictures.append(("by class", areas))
     return pictures
 
 

@@ -119,8 +119,8 @@ def axis(models: list[dict], metric: str) -> dict[str, dict[str, float]]:
     }
 
 
-def _losses(history: dict[str, list[dict]], metrics: set[str]) -> list[dict]:
-    """One picture a loss term or metric; `val_x` is drawn into the picture of `x`. New terms show up on their own."""
+def _losses(history: dict[str, list[dict]], metrics: set[str]) -> list[tuple[str, str]]:
+    """A title and a picture a loss term or metric; `val_x` is drawn into the picture of `x`. New terms show up on their own."""
     series: dict[str, tuple[dict, dict]] = {}
     for role, lines in history.items():
         for line, epoch in zip(lines, _positions(lines), strict=True):
@@ -136,7 +136,7 @@ def _losses(history: dict[str, list[dict]], metrics: set[str]) -> list[dict]:
     pictures = []
     for number, key in enumerate(order):
         picture = plots.picture(plots.curves, *series[key], name=f"loss-{number}", alt=f"{key} by epoch")
-        pictures.append({"title": key.replace("_", " "), "picture": picture})
+        pictures.append((key.replace("_", " "), picture))
     return pictures
 
 
