@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 from scipy.special import erf
 
 from tfkd.checkpoints.checkpoint import Checkpoint, describe, open_checkpoint
+from tfkd.checkpoints.run import surroundings
 from tfkd.errors import UserError
 
 # Keras's own conversion of a variable to NumPy, when it saves.
@@ -799,3 +800,22 @@ def test_keras_hub_reference_is_fetched_by_its_handle(presets, monkeypatch):
     monkeypatch.setattr(kagglehub, "model_download", lambda handle: (_ for _ in ()).throw(OSError("no route\nto host")))
     assert "no route" in refusal("keras_hub://bert_tiny_en_uncased")
     assert "bert_tiny_en_uncased" in refusal("keras_hub://bert_tiny_en_uncasd")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("labels.txt", b"\xff", "labels.txt: byte 0 is not UTF-8"),
+        ("config.yaml", b"seed: 2020-13-45", "config.yaml: line 1, column 7: .* is no timestamp"),
+        ("config.yaml", b"[" * 10_000, "config.yaml: line 1, column 51: more than 50 brackets"),
+    ],
+)
+def test_a_broken_file_of_a_run_that_teaches_is_named(tmp_path, file, content, message):
+    whole = {"config.yaml": b"task: tagging", "labels.txt": b"O\n", "vocab.txt": b"", "tokenizer_config.json": b"{}"}
+    for name, text in whole.items():
+        (tmp_path / name).write_bytes(text)
+    found = surroundings(tmp_path / "student.keras")
+    assert (found.task, found.labels) == ("tagging", ["O"])
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        surroundings(tmp_path / "student.keras")
