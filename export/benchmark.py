@@ -76,8 +76,12 @@ def benchmark(run: RunDir, config: configuration.Config, rounds: int) -> dict:
             with screen.working(what), quiet(log):
                 time_once(row, count, questions, log)
         result = {
-            **{"metric": questions.measure.headline, "examples": questions.examples, "rounds": rounds, "threads": threads},
-            **{"machine": f"{platform.machine()}, {threads[-1]} cores", "student_sha256": sha256(run.student)},
+            "metric": questions.measure.headline,
+            "examples": questions.examples,
+            "rounds": rounds,
+            "threads": threads,
+            "machine": f"{platform.machine()}, {threads[-1]} cores",
+            "student_sha256": sha256(run.student),
             "rows": [settled(row) for row in rows],
         }
         write_json(run.exports / "benchmark.json", result)
@@ -90,10 +94,16 @@ def benchmark(run: RunDir, config: configuration.Config, rounds: int) -> dict:
 
 def report(run: RunDir) -> str | None:
     """Has `tfkd.report` write the run's page anew, with the benchmark in it. Returns None, or why it could not."""
-    command = [sys.executable, "-m", "tfkd.report", os.path.abspath(run.path)]
+    return _run("tfkd.report", os.path.abspath(run.path))[1]
+
+
+def _run(module: str, *arguments: str | os.PathLike) -> tuple[str, str | None]:
+    """Runs a program of the checkout in a process of its own. Returns what it said to stderr, and why it failed or None."""
+    command = [sys.executable, "-m", module, *arguments]
     checkout = pathlib.Path(__file__).parents[1]
     done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, errors="replace", check=False)
-    return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1] if done.returncode else None
+    last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    return done.stderr, last[:300] if done.returncode else None
 
 
 def subjects(run: RunDir, questions) -> list[dict]:
@@ -133,14 +143,10 @@ def time_once(row: dict, threads: int, questions, log: pathlib.Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         asked, answer = pathlib.Path(folder, "task"), pathlib.Path(folder, "answer")
         plain.write(asked, task | {"path": os.path.abspath(row["path"])})
-        command = [sys.executable, "-m", f"{__package__}.benchmark_process", asked, answer]
-        checkout = pathlib.Path(__file__).parents[1]
-        done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, errors="replace", check=False)
+        said, row["reason"] = _run(f"{__package__}.benchmark_process", asked, answer)
         with open(log, "a", encoding="utf-8") as file:
-            file.write(done.stderr)
-        if done.returncode:
-            row["reason"] = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1][:300]
-        else:
+            file.write(said)
+        if row["reason"] is None:
             row["timed"].setdefault(threads, []).append(json.loads(answer.read_text()))
 
 
