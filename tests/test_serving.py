@@ -8,7 +8,6 @@ import pathlib
 import shutil
 import stat
 import subprocess
-import sys
 import threading
 
 import pytest
@@ -19,6 +18,7 @@ from tensorflow_serving.config import model_server_config_pb2
 from serving import artifact, protos, server_files, warmup
 from serving.__main__ import main
 from serving.base import ModelBase
+from tests.fresh_python import fresh
 from tfkd import run_dir
 
 api = protos.load()
@@ -544,7 +544,7 @@ def test_deploying_imports_neither_tensorflow_nor_keras_nor_tfkd(run, base):
         f"code = main([{str(run)!r}, '--base', {str(base)!r}])\n"
         "print(code, *[name for name in ('tensorflow', 'keras', 'tfkd') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    done = fresh(code, "-W", "error")
     assert done.stdout.splitlines()[-1] == "0"
 
 
@@ -556,7 +556,7 @@ def test_without_tf_servings_messages_the_package_to_install_is_named(run, base,
         "sys.modules['tensorflow_serving'] = None\n"
         f"sys.exit(importlib.import_module({program!r}).main({arguments}))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    done = fresh(code, check=False)
     (line,) = done.stderr.splitlines()
     assert done.returncode == 2
     assert line.startswith("error: tensorflow_serving") and "pip install tfkd[serving]" in line
@@ -579,5 +579,5 @@ def test_tensorflow_imported_after_the_messages_shares_them(run, base):
         "logs = [api.prediction_log_pb2.PredictionLog.FromString(record.numpy()) for record in records]\n"
         "print(len(logs), logs[0].predict_log.request.model_spec.name)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    done = fresh(code)
     assert done.stdout.split() == ["9", "first"]

@@ -6,7 +6,6 @@ import io
 import json
 import socket
 import struct
-import subprocess
 import sys
 import threading
 import time
@@ -19,6 +18,7 @@ from serving import client as clients
 from serving import protos
 from serving.client import Answer, Client, batches, main
 from serving.errors import DeadlineExceeded, NotFound, ServingError, Unavailable
+from tests.fresh_python import fresh
 
 api = protos.load()
 CHECKOUT = __file__.rpartition("/tests/")[0]
@@ -382,7 +382,7 @@ def test_the_client_asks_over_grpc_without_importing_tensorflow_or_keras(server)
         f"code = main(['red', '--json', '--name', 'echo', '--port', '{server.grpc_port}'])\n"
         "print(code, *[name for name in ('tensorflow', 'keras', 'tfkd', 'numpy') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    done = fresh(code, "-W", "error")
     assert done.stdout.splitlines()[1:] == ["0"]
 
 
@@ -394,5 +394,5 @@ def test_over_rest_nothing_but_the_standard_library_is_imported(server):
         f"main(['red', '--json', '--rest', '--name', 'echo', '--port', '{server.rest_port}'])\n"
         "print(*{name.partition('.')[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names))"
     )
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    done = fresh(code, "-W", "error")
     assert done.stdout.splitlines()[1:] == ["serving"]
