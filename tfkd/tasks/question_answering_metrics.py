@@ -40,7 +40,7 @@ class QuestionAnsweringMeasure(Measure):
 
     headline = "f1"
     figures = (Figure("f1", "F1", "percent"), Figure("exact_match", "exact match", "percent"))
-    nearness = (Figure("agreement", "same answer", "percent"), Figure("kl", "KL to teacher"))
+    nearness = (Figure("agreement", "same answer as teacher", "percent"), Figure("kl", "KL from teacher in nats"))
 
     def __init__(self, truth, labels):
         super().__init__(truth, labels)

@@ -72,7 +72,7 @@ class TaggingMeasure(Measure):
         Figure("f1_macro", "macro F1"),
         Figure("accuracy", "tags right", "percent"),
     )
-    nearness = (Figure("agreement", "same tag", "percent"), Figure("kl", "KL to teacher"))
+    nearness = (Figure("agreement", "same tag as teacher", "percent"), Figure("kl", "KL from teacher in nats"))
 
     def __init__(self, truth, labels):
         super().__init__(truth, labels)

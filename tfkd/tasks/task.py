@@ -14,7 +14,7 @@ class Task:
         target     which kind of `tfkd.data.targets` its examples carry.
         metric     headline of the report, a key of what its measure answers.
         monitor    name of the training metric that chooses the best epoch on the validation split, larger is better: the
-                   headline itself, or where that cannot be added up batch by batch, what is nearest to it.
+                   headline itself, or where that cannot be added up batch by batch, what is nearest to it; None for none.
         response   the objective that compares student's and teacher's logits, where a configuration names none.
 
     Arguments:
@@ -27,7 +27,7 @@ class Task:
     name: str
     target: str
     metric: str
-    monitor: str
+    monitor: str | None
     response = "kl_divergence"
     learns_from_labels = True
     """Whether there is anything to learn without a teacher."""
