@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfkd.distiller import Distiller, global_mean
+from tfkd.distiller import Distiller
+from tfkd.global_mean import global_mean
 from tfkd.models.encoder import TransformerEncoder
 from tfkd.models.with_head import TransformerWithHead
 from tfkd.objectives import KLDivergence, Objective

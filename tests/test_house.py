@@ -34,9 +34,10 @@ ALLOWED = {
     "speed": set(),
     "accumulation": set(),
     "bad_steps": set(),
+    "global_mean": set(),
     "training_state": {"errors", "run_dir"},
     "callbacks": {"errors", "run_dir", "stopping", "training_state"},
-    "distiller": {"accumulation", "bad_steps", "errors", "models", "multi_worker", "objectives", "schedules", "teacher"},
+    "distiller": {"accumulation", "bad_steps", "global_mean", "models", "multi_worker", "objectives", "schedules", "teacher"},
 }
 PROGRAMS = {"failures", "train", "build", "build_teacher", "compression", "fitting", "outputs", "plan", "evaluate", "run_log"}
 PROGRAMS |= {"choose_run", "start_export"}

@@ -14,12 +14,11 @@ from tfkd.data.augmentation import Augmentation
 from tfkd.data.readings import Readings
 from tfkd.data.targets import TARGETS
 from tfkd.data.tokenizer import Tokenizer
-from tfkd.distiller import FROM_BATCH
 from tfkd.errors import UserError
 from tfkd.models.encoder import TransformerEncoder
 from tfkd.models.inner import inner_shapes
 from tfkd.models.with_head import TransformerWithHead
-from tfkd.objectives import OBJECTIVES
+from tfkd.objectives import FROM_BATCH, OBJECTIVES
 from tfkd.objectives.layer_map import layer_pairs
 from tfkd.run_dir import cache_root
 from tfkd.schedules import Schedule

@@ -6,20 +6,12 @@ from keras import ops
 
 from tfkd.accumulation import in_parts
 from tfkd.bad_steps import BadSteps
+from tfkd.global_mean import global_mean, global_sum, weights_of, weights_of_examples
 from tfkd.models.inner import inner_shapes, inner_tensors
 from tfkd.multi_worker import OverReplicas
-from tfkd.objectives import KLDivergence, Objective, PairwiseObjective
+from tfkd.objectives import FROM_BATCH, KLDivergence, Objective, PairwiseObjective
 from tfkd.schedules import Schedule, bounds, value_at
 from tfkd.teacher import LiveTeacher, check_positions
-
-FROM_BATCH = ("padding_mask", "example_weight", "labels", "step")
-"""What an objective may ask for, in its `student_names`, that no model holds: the batch and the optimizer do.
-
-    padding_mask    (B, T)  int32, 1 where there is text
-    example_weight  (B,)    float32, 0 for the rows that fill up an uneven last batch
-    labels          (B,) or (B, T)  as the data give them
-    step            ()      float32, the optimizer's steps so far
-"""
 
 
 class Distiller(OverReplicas, keras.Model):
@@ -150,7 +142,7 @@ class Distiller(OverReplicas, keras.Model):
         likes = [examples, *([x["padding_mask"]] if isinstance(x, dict) and "padding_mask" in x else [])]
         weights = {True: sample_weight, False: examples}
         totals = {
-            (answers, len(like.shape)): global_sum(ops.sum(_weights(like, x, weight)))
+            (answers, len(like.shape)): global_sum(ops.sum(weights_of(like, x, weight)))
             for answers, weight in weights.items()
             for like in likes
         }
@@ -198,14 +190,14 @@ class Distiller(OverReplicas, keras.Model):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         logits = self(x, training=False)
         values = self._label_values(y, logits)
-        self._loss_tracker.update_state(values, sample_weight=_weights(values, x, sample_weight))
+        self._loss_tracker.update_state(values, sample_weight=weights_of(values, x, sample_weight))
         return self.compute_metrics(x, y, logits, sample_weight)
 
     def _from_batch(self, x, y, sample_weight) -> dict:
         """What `FROM_BATCH` names, as far as this batch holds it."""
         found = {"labels": y, "step": ops.cast(self.optimizer.iterations, "float32")}
         rows = ops.shape(keras.tree.flatten(x)[0])[0]
-        found["example_weight"] = ops.ones((rows,)) if sample_weight is None else _of_examples(sample_weight)
+        found["example_weight"] = ops.ones((rows,)) if sample_weight is None else weights_of_examples(sample_weight)
         if isinstance(x, dict) and "padding_mask" in x:
             found["padding_mask"] = x["padding_mask"]
         return found
@@ -250,7 +242,7 @@ class Distiller(OverReplicas, keras.Model):
         shares = replicas if totals is None else replicas * self.accumulate
         loss, means = sum(self.student.losses, 0.0) / shares, []  # regularizers: once, not once a replica
         for factor, values, given, answers, tracker in terms:
-            weights = _weights(values, x, given)
+            weights = weights_of(values, x, given)
             mean = global_mean(values, weights, None if totals is None else totals[answers, len(values.shape)])
             loss += factor * mean
             means.append((mean, values, weights, tracker))
@@ -258,7 +250,7 @@ class Distiller(OverReplicas, keras.Model):
 
     def _track(self, loss, terms, from_batch, sound):
         """Adds a step to the running averages; one of bad numbers adds nothing."""
-        for (_, schedule), tracker in zip(self.scheduled.items(), self.schedule_trackers, strict=True):
+        for schedule, tracker in zip(self.scheduled.values(), self.schedule_trackers, strict=True):
             tracker.update_state(schedule(from_batch["step"]))
         for _, values, weights, tracker in terms:  # the mean, and what it is of
             weights = ops.where(sound, weights, 0.0)
@@ -272,41 +264,6 @@ class Distiller(OverReplicas, keras.Model):
         """The labels' loss of each example or position, not reduced."""
         unreduced = self.label_loss.call if isinstance(self.label_loss, keras.losses.Loss) else self.label_loss
         return unreduced(y, logits)
-
-
-def global_mean(values, weights, total=None):
-    """This replica's part of the weighted mean over all replicas' values; the parts, and their gradients, add up to it.
-
-    Dividing by the replica's own weight instead would count an example more where its replica holds few, and a
-    hand-written mean without any such care doubles the gradient on two replicas. A value of weight 0 never matters.
-    `total` is the sum of the weights where these are not all there are.
-    """
-    weighted = ops.where(weights > 0.0, values, 0.0) * weights
-    return ops.divide_no_nan(ops.sum(weighted), global_sum(ops.sum(weights)) if total is None else total)
-
-
-def global_sum(value):
-    """The sum of a number over all replicas, float32."""
-    value = ops.cast(value, "float32")
-    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
-        return value
-    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, value)
-
-
-def _weights(values, x, sample_weight):
-    """Weights of `values` (B,) or (B, T), float32: the sample weights, and for positions the padding mask too."""
-    weights = ops.ones(ops.shape(values)[:1]) if sample_weight is None else ops.cast(sample_weight, "float32")
-    if len(values.shape) == 1:
-        return _of_examples(weights)
-    if len(weights.shape) == 1:
-        weights = ops.expand_dims(weights, -1)
-    return weights * ops.cast(x["padding_mask"], "float32")
-
-
-def _of_examples(weights):
-    """Weights (B,) of examples out of those of examples or of positions (B, T)."""
-    weights = ops.cast(weights, "float32")
-    return ops.max(weights, axis=-1) if len(weights.shape) == 2 else weights
 
 
 def _dense(gradient):

@@ -15,7 +15,7 @@ from tfkd.objectives.layer_norm_mse import LayerNormMSE
 from tfkd.objectives.logits_mse import LogitsMSE
 from tfkd.objectives.minilm_v1 import MiniLMv1
 from tfkd.objectives.minilm_v2 import MiniLMv2
-from tfkd.objectives.objective import Objective
+from tfkd.objectives.objective import FROM_BATCH, Objective
 from tfkd.objectives.pairwise_objective import PairwiseObjective
 from tfkd.objectives.pkd import PKD
 from tfkd.objectives.response_objective import ResponseObjective
@@ -32,6 +32,7 @@ PAIRWISE = (RKDDistance, RKDAngle, SimilarityPreserving, Contrastive)
 OBJECTIVES = {objective.default_name: objective for objective in (*RESPONSE, *FEATURES, *ATTENTION, *PAIRWISE)}
 
 __all__ = [
+    "FROM_BATCH",
     "OBJECTIVES",
     "Objective",
     "PairwiseObjective",

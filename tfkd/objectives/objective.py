@@ -7,6 +7,15 @@ import keras
 from tfkd.objectives.text_mask import TextMask
 from tfkd.schedules import Schedule, bounds
 
+FROM_BATCH = ("padding_mask", "example_weight", "labels", "step")
+"""What an objective may ask for, in its `student_names`, that no model holds: the batch and the optimizer do.
+
+    padding_mask    (B, T)  int32, 1 where there is text
+    example_weight  (B,)    float32, 0 for the rows that fill up an uneven last batch
+    labels          (B,) or (B, T)  as the data give them
+    step            ()      float32, the optimizer's steps so far
+"""
+
 
 class Objective(keras.layers.Layer):
     """Compares what the student and the teacher hold under some names.
@@ -17,8 +26,7 @@ class Objective(keras.layers.Layer):
     position. It never reduces: sample weights and replicas are handled once, where the values are averaged. Padding is
     handled once, here: `values` is given tensors that hold 0 there, and what it answers there becomes 0.
 
-    Four names do not come from a model: `padding_mask` (B, T), `example_weight` (B,), 0 for the rows that fill up a batch,
-    `labels`, the batch's own, and `step`, the optimizer's.
+    Names of `FROM_BATCH` do not come from a model, but stand among the student's.
 
     Arguments:
         weight: factor of this objective in the sum, a number or a `Schedule`; whoever sums applies it.
@@ -53,7 +61,8 @@ class Objective(keras.layers.Layer):
         """Inner tensors by name of both -> values (B,) or (B, T), exactly 0 for padding and filler rows."""
         mask = TextMask(student)
         told = {name: student[name] for name in ("labels", "step") if name in student}
-        return mask.blank_values(self.values(mask.blank(student) | told, mask.blank(teacher), mask))
+        own, other = ({name: one[name] for name in one if name not in FROM_BATCH} for one in (student, teacher))
+        return mask.blank_values(self.values(mask.blank(own) | told, mask.blank(other), mask))
 
     def values(self, student, teacher, mask):
         raise TypeError(f"{type(self).__name__} must define values(student, teacher, mask)")

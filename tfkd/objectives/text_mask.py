@@ -36,9 +36,8 @@ class TextMask:
             self.rows = ops.any(self.positions, axis=1)
 
     def blank(self, tensors: dict) -> dict:
-        """Inner tensors by name, 0 wherever nothing counts; what the batch itself says about them is left out."""
-        told = ("padding_mask", "example_weight", "labels", "step")
-        return {name: self._blank(name, tensor) for name, tensor in tensors.items() if name not in told}
+        """Inner tensors by name, 0 wherever nothing counts."""
+        return {name: self._blank(name, tensor) for name, tensor in tensors.items()}
 
     def blank_values(self, values):
         """Values (B,) or (B, T), 0 wherever nothing counts."""
