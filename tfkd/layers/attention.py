@@ -5,6 +5,8 @@ import math
 import keras
 from keras import ops
 
+from tfkd.layers.dropout import Dropout
+
 MASKED_SCORE = -1e4
 """What a masked score becomes. exp(-1e4) is exactly 0 in float32 beside any real score, so padding cannot leak even a
 last bit, and it is inside float16's range (65504), which -1e9 is not."""
@@ -39,7 +41,7 @@ class MultiHeadSelfAttention(keras.layers.Layer):
             raise ValueError(f"heads = {heads} does not divide width = {width}")
         self.width, self.heads, self.size = width, heads, width // heads
         self.dropout_rate, self.masked_score, self.initializer_range = dropout, masked_score, initializer_range
-        self.dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="dropout")
+        self.dropout = Dropout(dropout, dtype=self.dtype_policy, name="dropout")
 
     def build(self, input_shape=None):
         start = keras.initializers.TruncatedNormal(stddev=self.initializer_range)

@@ -3,6 +3,7 @@
 import keras
 
 from tfkd.layers.attention import MASKED_SCORE, MultiHeadSelfAttention
+from tfkd.layers.dropout import Dropout
 from tfkd.layers.feed_forward import FeedForward
 
 
@@ -59,7 +60,7 @@ class TransformerBlock(keras.layers.Layer):
         self.attention_norm = keras.layers.LayerNormalization(epsilon=epsilon, dtype=policy, name="attention_norm")
         self.feed_forward = FeedForward(width, feed_forward, activation, initializer_range, dtype=policy, name="feed_forward")
         self.feed_forward_norm = keras.layers.LayerNormalization(epsilon=epsilon, dtype=policy, name="feed_forward_norm")
-        self.dropout = keras.layers.Dropout(dropout, dtype=policy, name="dropout")
+        self.dropout = Dropout(dropout, dtype=policy, name="dropout")
 
     def build(self, input_shape=None):
         for layer in (self.attention, self.attention_norm, self.feed_forward, self.feed_forward_norm):

@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfkd.layers.dropout import Dropout
+
 
 @keras.saving.register_keras_serializable(package="tfkd")
 class TokenEmbedding(keras.layers.Layer):
@@ -47,8 +49,8 @@ class TokenEmbedding(keras.layers.Layer):
             keras.layers.LayerNormalization(epsilon=epsilon, dtype=self.dtype_policy, name="layer_norm") if normalize else None
         )
         whole = (None, None, 1)  # one draw a token
-        self.token_dropout = keras.layers.Dropout(token_dropout, noise_shape=whole, dtype=self.dtype_policy, name="token_dropout")
-        self.dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="dropout")
+        self.token_dropout = Dropout(token_dropout, noise_shape=whole, dtype=self.dtype_policy, name="token_dropout")
+        self.dropout = Dropout(dropout, dtype=self.dtype_policy, name="dropout")
 
     def build(self, input_shape=None):
         def table(name, rows):

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from tfkd.layers.activation import ACTIVATIONS
+from tfkd.layers.dropout import Dropout
 from tfkd.layers.pooling import check_pooling, pool
 
 
@@ -27,7 +28,7 @@ class ClassificationHead(keras.layers.Layer):
         check_pooling(pooling)
         self.classes, self.pooling, self.hidden, self.dropout_rate = classes, pooling, hidden, dropout
         start = keras.initializers.TruncatedNormal(stddev=0.02)
-        self.dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="dropout")
+        self.dropout = Dropout(dropout, dtype=self.dtype_policy, name="dropout")
         self.output_dense = keras.layers.Dense(classes, kernel_initializer=start, dtype=self.dtype_policy, name="output")
 
     @property

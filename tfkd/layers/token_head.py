@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from tfkd.layers.attention import MASKED_SCORE
+from tfkd.layers.dropout import Dropout
 
 
 @keras.saving.register_keras_serializable(package="tfkd")
@@ -22,7 +23,7 @@ class TokenHead(keras.layers.Layer):
         super().__init__(**kwargs)
         self.classes, self.dropout_rate = classes, dropout
         start = keras.initializers.TruncatedNormal(stddev=0.02)
-        self.dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="dropout")
+        self.dropout = Dropout(dropout, dtype=self.dtype_policy, name="dropout")
         self.output_dense = keras.layers.Dense(classes, kernel_initializer=start, dtype=self.dtype_policy, name="output")
 
     def build(self, input_shape):
