@@ -12,3 +12,9 @@ import pytest
 def own_cache(tmp_path_factory):
     """Keeps what tests cache out of the user's cache."""
     os.environ["TFKD_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Leaves a report's pictures out where a test is about the words around them: they are what takes the time."""
+    monkeypatch.setattr("tfkd.report_plots.picture", lambda *arguments, **names: "<svg></svg>")

@@ -4,13 +4,12 @@ import html.parser
 import io
 import json
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+from tests.fresh_python import fresh
 from tfkd import report, report_classification, report_inputs, report_page, report_plots, run_dir
 from tfkd import report_words as words
 from tfkd.errors import UserError
@@ -97,12 +96,6 @@ MANIFEST = [
 def page_of(run):
     report.write_html(run)
     return run.report_html.read_text(encoding="utf-8")
-
-
-@pytest.fixture
-def no_pictures(monkeypatch):
-    """Leaves the pictures out where a test is about the words around them: they are what takes the time."""
-    monkeypatch.setattr(report_plots, "picture", lambda *arguments, **names: "<svg></svg>")
 
 
 @pytest.fixture(scope="module")
@@ -600,6 +593,6 @@ def test_nothing_is_written_if_one_of_several_runs_is_wrong(tmp_path, capsys):
 def test_report_runs_without_tensorflow(tmp_path):
     run = fill(make_run(tmp_path / "run"))
     program = f"import sys; from tfkd import report; assert report.main([{str(run)!r}]) == 0; print('tensorflow' in sys.modules)"
-    done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True)
+    done = fresh(program, "-W", "error")
     assert done.stdout.splitlines()[-1] == "False"
     assert done.stderr == ""

@@ -5,8 +5,8 @@ import pytest
 
 from export import benchmark_plot
 from tests.test_export_benchmark import result
-from tests.test_report import make_run
-from tfkd import report, report_plots, run_dir
+from tests.test_report import make_run, page_of
+from tfkd import report, run_dir
 from tfkd import report_words as words
 from tfkd.report_benchmark import values
 
@@ -15,19 +15,13 @@ MANIFEST = [{"format": "tflite", "variant": "float32", "passed": True, "student_
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
+def run(tmp_path, no_pictures):
     """A run that was exported and timed. The pictures of other sections are not drawn."""
-    monkeypatch.setattr(report_plots, "picture", lambda *_, **__: "<svg></svg>")
     run = make_run(tmp_path / "run")
     run_dir.write_json(run.manifest, MANIFEST)
     run_dir.write_json(run.exports / "benchmark.json", result(student_sha256=STUDENT))
     benchmark_plot.draw(result(), run.exports / "benchmark")
     return run
-
-
-def page_of(run) -> str:
-    report.write_html(run)
-    return run.report_html.read_text()
 
 
 def test_page_tells_every_number_of_the_benchmark(run):

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from tfkd import report, report_plots, report_tagging, run_dir
+from tfkd import report, report_tagging, run_dir
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 TYPES = ["loc", "per"]
 LABELS = ["B-loc", "B-per", "I-loc", "I-per", "O"]
 SENTENCES = [
@@ -18,11 +19,6 @@ FOUND = {
     "teacher": [["B-per", "I-per", "O", "B-loc"], ["B-loc", "O"], ["O", "B-per"]],
     "student": [["B-per", "O", "O", "B-loc"], ["B-per", "O"], ["O", "O"]],
 }
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    monkeypatch.setattr(report_plots, "picture", lambda *arguments, **names: "<svg></svg>")
 
 
 def page_of(path, task, truth, labels, outputs, examples):

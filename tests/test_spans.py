@@ -1,11 +1,10 @@
 """Answers in contexts: read, checked, cut into windows, found again as the very text they were."""
 
-import json
-
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.stored_rows import store_rows, write
 from tfkd.data.files import Files
 from tfkd.data.sources import Source
 from tfkd.data.spans import Spans, windows
@@ -29,15 +28,8 @@ def row(context, *answers, question="who?"):
     return {"question": question, "context": context, "answers": record}
 
 
-def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
 def store_of(tmp_path, rows, tokenizer, max_length=32, **options):
-    target = Spans(**options)
-    files = Files({"train": write(tmp_path / "train.jsonl", rows)}, target)
-    return write_store(tmp_path / "store", files.rows("train"), tokenizer, max_length, target)
+    return store_rows(tmp_path, rows, tokenizer, Spans(**options), max_length)
 
 
 def perfect(store):

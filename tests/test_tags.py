@@ -1,11 +1,10 @@
 """Tags of words: read, checked, laid beside word pieces, batched; words that are cut off stay known."""
 
-import json
-
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.stored_rows import store_rows, write
 from tfkd.data.files import Files
 from tfkd.data.store import write_store
 from tfkd.data.tags import Tags
@@ -26,15 +25,8 @@ def tokenizer():
     return Tokenizer(PIECES)
 
 
-def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
 def store_of(tmp_path, rows, tokenizer, max_length=16, **named):
-    target = Tags(**named)
-    files = Files({"train": write(tmp_path / "train.jsonl", rows)}, target)
-    return write_store(tmp_path / "store", files.rows("train"), tokenizer, max_length, target)
+    return store_rows(tmp_path, rows, tokenizer, Tags(**named), max_length)
 
 
 def row_pieces(store, place):
