@@ -49,25 +49,10 @@ def train_quantized(
     knowledge, part = build_teacher.make_knowledge(config, teacher, members, objectives, data, training, display, team)
     with devices.scope():
         model.observe(inputs for inputs, *_ in itertools.islice(data.train(training).dataset(), OBSERVED))
-    fit(
-        "student",
-        model,
-        config,
-        training,
-        part,
-        data.validation() if task.monitor else None,
-        task,
-        run,
-        display,
-        devices,
-        resume,
-        teacher=knowledge,
-        objectives=objectives,
-        alpha=ended["alpha"],
-        stage="int8",
-        keep="best" if task.monitor else "last",
-        epochs_before=epochs_before,
-    )
+    parts = part, data.validation()
+    learned = {"teacher": knowledge, "objectives": objectives, "alpha": ended["alpha"]}
+    counted = {"stage": "int8", "epochs_before": epochs_before}
+    fit("student", model, config, training, *parts, task, run, display, devices, resume, **learned, **counted)
     with whole(run.quantized) as path:
         model.save(path)
 

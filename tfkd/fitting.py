@@ -37,13 +37,17 @@ def fit(
 ) -> None:
     """Trains `model` in place; it ends with its best epoch's weights, or its last's with `keep="last"`.
 
+    A task that watches nothing in training knows no best epoch: it keeps the last.
+
     Arguments:
         role: `teacher`, `baseline` or `student`.
-        train, validation: `tfkd.data.pipeline.Batches`; validation is None where nothing is chosen by it.
+        train, validation: `tfkd.data.pipeline.Batches`; the second is read where the best epoch is kept.
         teacher, objectives, alpha: as in `Distiller`; without a teacher it learns from the labels alone.
         stage: name of the student's stage, where there are several.
         epochs_before: of earlier stages: logs count on.
     """
+    keep = keep if task.monitor else "last"
+    validation = validation if keep == "best" else None
     steps = train.steps * training.epochs
     xla, reason = strategy.choose_xla(config.strategy.xla, steps, len(train.buckets), devices)
     _check_parts(training, devices.num_replicas_in_sync)

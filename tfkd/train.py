@@ -151,25 +151,10 @@ def train(config: Config, run: RunDir, display: Display, resume: bool, cluster: 
                 alpha = build.schedule(stage.distill.alpha, **steps)
             asked = config, teacher, members, objectives, texts, stage.train, display, team
             knowledge, part = build_teacher.make_knowledge(*asked)
-            fit(
-                "student",
-                student,
-                config,
-                stage.train,
-                part,
-                texts.validation() if stage.keep == "best" and task.monitor else None,
-                task,
-                run,
-                display,
-                devices,
-                resume,
-                teacher=knowledge,
-                objectives=objectives,
-                alpha=alpha,
-                stage=stage.name if len(stages) > 1 else None,
-                keep=stage.keep if task.monitor else "last",
-                epochs_before=epochs_before,
-            )
+            parts = part, texts.validation()
+            learned = {"teacher": knowledge, "objectives": objectives, "alpha": alpha, "keep": stage.keep}
+            counted = {"stage": stage.name if len(stages) > 1 else None, "epochs_before": epochs_before}
+            fit("student", student, config, stage.train, *parts, task, run, display, devices, resume, **learned, **counted)
             with whole(after) as path:
                 student.save(path) if stage is stages[-1] else student.save_weights(path)
         epochs_before += stage.train.epochs
