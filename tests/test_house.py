@@ -40,7 +40,7 @@ ALLOWED = {
     "distiller": {"accumulation", "bad_steps", "global_mean", "models", "multi_worker", "objectives", "schedules", "teacher"},
 }
 PROGRAMS = {"failures", "train", "build", "build_teacher", "compression", "fitting", "outputs", "plan", "evaluate", "run_log"}
-PROGRAMS |= {"choose_run", "start_export"}
+PROGRAMS |= {"choose_run", "open_teacher", "start_export"}
 PROGRAMS |= {path.stem for path in (ROOT / "tfkd").glob("report*.py")}
 HEAVY = {"tensorflow", "keras", "numpy", "keras_hub", "tensorflow_text", "tensorflow_datasets"}
 

@@ -8,7 +8,7 @@ import pytest
 import rich.console
 import tensorflow as tf
 
-from tfkd import build_teacher, config, fitting, strategy, student
+from tfkd import build_teacher, config, fitting, open_teacher, strategy, student
 from tfkd.data.targets import TARGETS
 from tfkd.distiller import Distiller
 from tfkd.errors import UserError
@@ -78,7 +78,7 @@ def test_layers_of_a_bfloat16_teacher_make_a_float32_student():
 def test_the_configuration_says_what_the_teacher_computes_in(given, computed):
     parsed = config.parse(TREE | {"teacher": TREE["teacher"] | {"precision": given}})
     task = TASKS["classification"](TARGETS["classes"](labels=["no", "yes"]))
-    member = build_teacher.Member(parsed.teacher, tokenizer=type("Tokenizer", (), {"vocabulary_size": V}))
+    member = open_teacher.Member(parsed.teacher, tokenizer=type("Tokenizer", (), {"vocabulary_size": V}))
     teacher = build_teacher.make_teacher(parsed, [member], ["no", "yes"], task, lambda *_: model(2))
     assert {layer.compute_dtype for layer in teacher.model._flatten_layers()} == {computed}
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tests.whole_run import go
-from tfkd import build, build_teacher, config, fitting
+from tfkd import build, config, fitting, open_teacher
 from tfkd.errors import UserError
 from tfkd.objectives import OBJECTIVES
 
@@ -151,8 +151,8 @@ def test_every_objective_can_be_asked_for_by_its_name_alone(staged):
 
     task = Classification()
     keras.utils.set_random_seed(0)
-    members = build_teacher.open_members(loaded, Classification)
-    build_teacher.share_tokenizer(members, Tokenizer([*SPECIAL, *(f"word{index}" for index in range(75))]))
+    members = open_teacher.open_members(loaded, Classification)
+    open_teacher.share_tokenizer(members, Tokenizer([*SPECIAL, *(f"word{index}" for index in range(75))]))
     teacher = build.make_teacher(loaded, members, ["no", "yes"], task)
     student = build.make_student(loaded, teacher, ["no", "yes"], 80, task)
     made = build.make_objectives(loaded.distill, task, student, teacher)

@@ -16,7 +16,7 @@ import tensorflow as tf
 import yaml
 from keras import layers
 
-from tfkd import build, build_teacher, config
+from tfkd import build, build_teacher, config, open_teacher
 from tfkd.checkpoints.checkpoint import open_checkpoint
 from tfkd.config import Training
 from tfkd.data.teacher_tensors import not_finite, tensors
@@ -116,9 +116,9 @@ def made(data, teacher, student=None, task="classification", distill=None):
     run = types.SimpleNamespace(config=loaded, display=Display(console), said=console.file.getvalue)
     run.source = build.open_source(loaded.data, kind.target, run.display)
     run.task = kind(run.source.target)
-    run.members = build_teacher.open_members(loaded, kind)
-    run.tokenizer = build_teacher.choose_tokenizer(loaded, run.members, run.source)
-    others = build_teacher.share_tokenizer(run.members, run.tokenizer)
+    run.members = open_teacher.open_members(loaded, kind)
+    run.tokenizer = open_teacher.choose_tokenizer(loaded, run.members, run.source)
+    others = open_teacher.share_tokenizer(run.members, run.tokenizer)
     run.teacher = build.make_teacher(loaded, run.members, run.source.labels, run.task)
     run.student = build.make_student(loaded, run.teacher, run.source.labels, run.tokenizer.vocabulary_size, run.task)
     run.objectives = build.make_objectives(loaded.distill, run.task, run.student, run.teacher)

@@ -6,7 +6,6 @@ import numpy as np
 
 from tfkd import build_teacher, student
 from tfkd import config as configs
-from tfkd.build_teacher import Member
 from tfkd.config import Config, Dimensions
 from tfkd.data import pipeline, sources, store
 from tfkd.data import prepare as preparation
@@ -20,6 +19,7 @@ from tfkd.models.inner import inner_shapes
 from tfkd.models.with_head import TransformerWithHead
 from tfkd.objectives import FROM_BATCH, OBJECTIVES
 from tfkd.objectives.layer_map import layer_pairs
+from tfkd.open_teacher import Member
 from tfkd.run_dir import cache_root
 from tfkd.schedules import Schedule
 from tfkd.teacher import check_positions

@@ -79,13 +79,13 @@ def load_models(run: RunDir, config: configs.Config, labels: list[str], tokenize
     Returns:
         The models, and the tokenizers of teachers that have their own, by the prefix of their inputs.
     """
-    from tfkd import build, build_teacher
+    from tfkd import build, build_teacher, open_teacher
     from tfkd.checkpoints.keras_file import open_keras_file
     from tfkd.tasks.table import TASKS
 
     task, models = TASKS[config.task], {}
-    members = build_teacher.open_members(config, task, trained=run)
-    others = build_teacher.share_tokenizer(members, tokenizer)
+    members = open_teacher.open_members(config, task, trained=run)
+    others = open_teacher.share_tokenizer(members, tokenizer)
     models["teacher"] = build_teacher.measured(build.make_teacher(config, members, labels, task()))
     if run.baseline.exists():
         models["baseline"] = open_keras_file(run.baseline)

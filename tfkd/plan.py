@@ -17,7 +17,7 @@ def show_plan(display, config: Config, run: RunDir, data, devices: str, members:
     Arguments:
         data: a `tfkd.build.Data`.
         devices: in words.
-        members: the teachers, `tfkd.build_teacher.Member`s; `teacher` is what they are together.
+        members: the teachers, `tfkd.open_teacher.Member`s; `teacher` is what they are together.
         objectives: what is learned from the teacher, a list for each of the student's trainings.
     """
     copied = ""

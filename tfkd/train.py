@@ -40,7 +40,7 @@ def train(config: Config, run: RunDir, display: Display, resume: bool, cluster: 
     """
     import keras
 
-    from tfkd import build, build_teacher, compression, outputs, report, strategy
+    from tfkd import build, build_teacher, compression, open_teacher, outputs, report, strategy
     from tfkd.evaluate import parameters, predict
     from tfkd.fitting import fit
     from tfkd.multi_worker import Team
@@ -63,9 +63,9 @@ def train(config: Config, run: RunDir, display: Display, resume: bool, cluster: 
     task = kind(source.target)
     with devices.scope():
         keras.utils.set_random_seed(config.seed)
-        members = build_teacher.open_members(config, kind)
-    tokenizer = build_teacher.choose_tokenizer(config, members, source)
-    others = build_teacher.share_tokenizer(members, tokenizer)
+        members = open_teacher.open_members(config, kind)
+    tokenizer = open_teacher.choose_tokenizer(config, members, source)
+    others = open_teacher.share_tokenizer(members, tokenizer)
     # The models come before the tokens: what does not fit together is said before an hour of tokenizing.
     stages = config.trainings()
     with devices.scope():
