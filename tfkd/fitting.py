@@ -67,15 +67,14 @@ def fit(
     team = Team(devices)
     checkpoint = callbacks.Checkpoint(folder, train.steps, monitor, training.early_stopping, **often, team=team)
     with devices.scope():
-        if team.count > 1:
-            optimizer.build(variables)  # now, and not only where there is a checkpoint: workers meet over each new variable
+        # The optimizer's variables and the metrics now, and not in the first step: a step that makes some is traced twice,
+        # workers meet over each new one, and a checkpoint holds the running averages to go on with.
+        optimizer.build(variables)
+        distiller._symbolic_build(data_batch=next(iter(train.dataset())))
         damaged = checkpoint.resume(distiller) if resume else remove(folder)
         checkpoint.share(distiller)
     state = checkpoint.state
     first, step = state["epochs"], state["step"]
-    if step:  # the running averages to go on with need their metrics, which Keras makes at the first step
-        with devices.scope():
-            distiller._symbolic_build(data_batch=next(iter(train.dataset())))
     speed = Speed(train, step, _flops(model, teacher))
     log = callbacks.MetricsLog(
         run.metrics, role, train.steps, stage=stage, epochs_before=epochs_before, table=run.metrics_csv, speed=speed
