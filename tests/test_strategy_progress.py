@@ -1,6 +1,7 @@
 import io
 import json
 
+import numpy as np
 import rich.console
 import tensorflow as tf
 
@@ -14,6 +15,15 @@ def test_xla_pays_back_only_over_many_steps():
     assert strategy.choose_xla("auto", 4 * per_shape, 4, one)[0] is True
     assert strategy.choose_xla(True, 1, 4, one)[0] is True
     assert strategy.choose_xla(False, 10**6, 1, one)[0] is False
+
+
+def test_steps_too_small_to_gain_by_xla_are_not_compiled_however_many():
+    one, least = tf.distribute.get_strategy(), strategy.LEAST_COMPILED_GIGAFLOPS
+    use, reason = strategy.choose_xla("auto", 10**6, 1, one, 0.9 * least)
+    assert use is False and reason == f"off: steps of {0.9 * least:.1f} GFLOP are too small to gain by it"
+    assert strategy.choose_xla("auto", 10**6, 1, one, least)[0] is True
+    assert strategy.choose_xla("auto", 1, 1, one, least)[0] is False
+    assert strategy.choose_xla(True, 1, 1, one, 0.0)[0] is True
 
 
 def test_xla_on_logical_cpus_falls_back_with_the_reason():
@@ -144,3 +154,12 @@ def test_flop_of_a_forward_pass_by_hand():
     # 2 layers, T = 3, D = 4, F = 8: four D x D and two D x F products, scores and values, two FLOP a multiply-add.
     by_hand = 2 * (3 * 4 * (4 * 4) * 2 + 3 * 2 * (4 * 8) * 2 + 2 * (3 * 3 * 4) * 2)
     assert speed.forward_flops({"layers": 2, "width": 4, "feed_forward": 8}, 3) == by_hand
+
+
+def test_work_of_the_mean_step_counts_filler_rows_too():
+    class Batches:
+        def plan(self, epoch=0):
+            return [(np.array([0, 1]), 10), (np.array([2, -1]), 30)]
+
+    assert speed.Speed(Batches(), flops=lambda length: 1e9 * length).gigaflops() == (2 * 10 + 2 * 30) / 2
+    assert speed.Speed(Batches()).gigaflops() is None

@@ -49,7 +49,8 @@ def fit(
     keep = keep if task.monitor else "last"
     validation = validation if keep == "best" else None
     steps = train.steps * training.epochs
-    xla, reason = strategy.choose_xla(config.strategy.xla, steps, len(train.buckets), devices)
+    speed = Speed(train, flops=_flops(model, teacher))
+    xla, reason = strategy.choose_xla(config.strategy.xla, steps, len(train.buckets), devices, speed.gigaflops())
     _check_parts(training, devices.num_replicas_in_sync)
     if hasattr(model, "encoder"):
         model.encoder.checkpoint_gradients = training.checkpoint_gradients
@@ -75,7 +76,7 @@ def fit(
         checkpoint.share(distiller)
     state = checkpoint.state
     first, step = state["epochs"], state["step"]
-    speed = Speed(train, step, _flops(model, teacher))
+    speed.first = step
     log = callbacks.MetricsLog(
         run.metrics, role, train.steps, stage=stage, epochs_before=epochs_before, table=run.metrics_csv, speed=speed
     )

@@ -56,6 +56,11 @@ class Speed(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         self.first = 0
 
+    def gigaflops(self) -> float | None:
+        """Model FLOP of the mean step / 1e9; None where nobody says."""
+        plan = self.batches.plan()
+        return sum(self.flops(length) * len(rows) for rows, length in plan) / 1e9 / len(plan) if self.flops and plan else None
+
     def _work(self, rows, length: int, lengths) -> tuple[float, float, float]:
         real = rows[rows >= 0]
         return len(real), float(lengths[real].sum()), self.flops(length) * len(rows) / 1e9 if self.flops else 0.0

@@ -11,6 +11,8 @@ from tfkd.multi_worker import Team
 
 STEPS_PER_COMPILED_SHAPE = 300
 """XLA on a CPU takes 4 to 7 s a shape and saves about a sixth of a small model's step: so many steps a shape pay it back."""
+LEAST_COMPILED_GIGAFLOPS = 3.0
+"""Of a step on a CPU. Two layers of width 192 at batch 64 (5.4) take 58 ms with XLA and 81 without, one of width 32 (0.1) 27 and 20."""
 
 
 def make_strategy(kind: str = "auto", logical_cpus: int | None = None) -> tf.distribute.Strategy:
@@ -93,11 +95,14 @@ def set_deterministic() -> None:
     tf.config.experimental.enable_op_determinism()
 
 
-def choose_xla(setting: bool | str, steps: int, shapes: int, strategy: tf.distribute.Strategy) -> tuple[bool, str]:
+def choose_xla(
+    setting: bool | str, steps: int, shapes: int, strategy: tf.distribute.Strategy, gigaflops: float | None = None
+) -> tuple[bool, str]:
     """Whether to compile a training of `steps` steps over `shapes` different batch shapes, and the reason in a few words.
 
     Arguments:
         setting: True, False, or `auto`.
+        gigaflops: 1e9 FLOP that the mean step has, where the models say.
     """
     if strategy.num_replicas_in_sync > 1 and not on_gpu(strategy):
         several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
@@ -109,5 +114,7 @@ def choose_xla(setting: bool | str, steps: int, shapes: int, strategy: tf.distri
         return bool(setting), "as configured"
     if on_gpu(strategy):
         return True, "on: a GPU"
+    if gigaflops is not None and gigaflops < LEAST_COMPILED_GIGAFLOPS:
+        return False, f"off: steps of {gigaflops:.1f} GFLOP are too small to gain by it"
     needed = STEPS_PER_COMPILED_SHAPE * shapes
     return steps >= needed, f"{'on' if steps >= needed else 'off'}: {shapes} shapes pay back from {needed:,} steps"
