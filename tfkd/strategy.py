@@ -12,7 +12,8 @@ from tfkd.multi_worker import Team
 STEPS_PER_COMPILED_SHAPE = 300
 """XLA on a CPU takes 4 to 7 s a shape and saves about a sixth of a small model's step: so many steps a shape pay it back."""
 LEAST_COMPILED_GIGAFLOPS = 3.0
-"""Of a step on a CPU. Two layers of width 192 at batch 64 (5.4) take 58 ms with XLA and 81 without, one of width 32 (0.1) 27 and 20."""
+"""Of a step on a CPU. Two layers of width 192 at batch 64 (5.4) take 58 ms with XLA and 81 without, one of width 32 (0.1) takes
+27 and 20."""
 
 
 def make_strategy(kind: str = "auto", logical_cpus: int | None = None) -> tf.distribute.Strategy:
