@@ -59,6 +59,8 @@ def entry(run: RunDir, data: str, student: str, recipe: str, seed: int) -> dict:
 
 def table(entries: list[dict]) -> str:
     """Means over seeds, a row for each data set and student; `kept` is the better recipe's share of the teacher's figure."""
+    if not entries:
+        return "No run is recorded yet."
     lines = ["| data | measured by | student | size | teacher | alone (baseline) | response only | the recipe | kept |"]
     lines.append("|---|---|---|---|---|---|---|---|---|")
     for (data, student), group in itertools.groupby(entries, key=lambda e: (e["data"], e["student"])):

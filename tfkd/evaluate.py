@@ -1,10 +1,13 @@
 """Measures teacher, baseline and student on the same examples: `python -m tfkd.evaluate RUN [--data FILE]`."""
 
 import argparse
+import dataclasses
+import functools
 import math
 import os
 import pathlib
 import sys
+from collections.abc import Callable, Iterator
 
 from tfkd import config as configs
 from tfkd.errors import UserError, of_system
@@ -159,6 +162,25 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+@dataclasses.dataclass
+class Measured:
+    """The rows that a run is measured on.
+
+    Attributes:
+        name: of the data set, or of the file.
+        split: of the data set; `test` where it is a file.
+        title: what the results are filed under.
+        target: what is read of a row.
+        examples: `examples()` reads them, from the beginning each time.
+    """
+
+    name: str
+    split: str
+    title: str
+    target: object
+    examples: Callable[[], Iterator[dict]]
+
+
 def evaluate(options: argparse.Namespace) -> None:
     """Reads the models and the data, prints the table and writes it into the run as `evaluation-NAME.json`."""
     run = RunDir(options.run)
@@ -171,67 +193,89 @@ def evaluate(options: argparse.Namespace) -> None:
         raise UserError(f"{options.data}: no such file")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-    import tempfile
-
     import rich.console
 
-    from tfkd import build, report
-    from tfkd.data import files, pipeline, readings, store
-    from tfkd.data.tokenizer import Tokenizer
+    from tfkd import report
     from tfkd.progress import Display
-    from tfkd.tasks.table import TASKS
 
     display = Display(rich.console.Console())
+    labels = run.read_labels()
+    measured = _open(options, run, config, labels, named, display)
+    truth, outputs, weights, count = _measure(run, config, labels, measured, display)
+    result = report.summarize(
+        task=config.task,
+        dataset={"name": measured.name, "measured_on": measured.split, "rows": {measured.split: count}},
+        labels=labels,
+        truth=truth,
+        outputs=outputs,
+        parameters=weights,
+        bytes={},
+        seconds={},
+        bootstrap=config.evaluate.bootstrap,
+        seed=config.seed,
+    )
+    path = run.path / f"evaluation-{measured.title.replace(' ', '-').replace('/', '-')}.json"
+    write_json(path, result)
+    display.say(report.table(result, None))
+    display.say(f"Written to {path}")
+
+
+def _open(options, run: RunDir, config: configs.Config, labels: list[str], named: dict[str, str], display) -> Measured:
+    """The file that the person names, or the run's own test split, or validation where it has none."""
+    from tfkd import build
+    from tfkd.data import files
+    from tfkd.tasks.table import TASKS
+
     kind = TASKS[config.task].target
-    labels, about = run.read_labels(), run.read_tokenizer()
+    if options.data is not None:
+        target = build.make_target(config.data, kind, labels, named)
+        reader = files.Files({"train": options.data}, target)
+        name = pathlib.Path(options.data).name
+        measured = Measured(name, "test", name, target, functools.partial(reader.rows, "train"))
+    else:
+        source = build.open_source(config.data, kind, display)
+        if source.labels != labels:
+            now, before = ", ".join(source.labels), ", ".join(labels)
+            raise UserError(f"{source.name}: its labels are now [{now}], those of {run} [{before}]")
+        split = "test" if "test" in source.splits else "validation"
+        measured = Measured(
+            source.name, split, f"{source.name} {split}", source.target, functools.partial(source.examples, split)
+        )
+    pairs = run.read_tokenizer()["pairs"]
+    if measured.target.pairs != pairs:
+        fix = "pairs of texts: name the second with --text-pair" if pairs else "single texts: leave --text-pair out"
+        raise UserError(f"{run} was trained on {fix}")
+    return measured
+
+
+def _measure(run: RunDir, config: configs.Config, labels: list[str], measured: Measured, display) -> tuple[dict, dict, dict, int]:
+    """The truth, what each model answers, how many weights each has, and how many examples there are."""
+    import tempfile
+
+    from tfkd.data import pipeline, readings, store
+    from tfkd.data.tokenizer import Tokenizer
+    from tfkd.tasks.table import TASKS
+
+    about = run.read_tokenizer()
     tokenizer = Tokenizer.from_file(run.vocabulary, lowercase=about["lowercase"])
+    models, others = load_models(run, config, labels, tokenizer)
     with tempfile.TemporaryDirectory() as folder:
-        if options.data is not None:
-            target = build.make_target(config.data, kind, labels, named)
-            reader, split, name = files.Files({"train": options.data}, target).rows, "train", pathlib.Path(options.data).name
-        else:
-            source = build.open_source(config.data, kind, display)
-            target = source.target
-            if source.labels != labels:
-                now, before = ", ".join(source.labels), ", ".join(labels)
-                raise UserError(f"{source.name}: its labels are now [{now}], those of {run} [{before}]")
-            split = "test" if "test" in source.splits else "validation"
-            reader, name = source.examples, f"{source.name} {split}"
-        if target.pairs != about["pairs"]:
-            fix = "pairs of texts: name the second with --text-pair" if about["pairs"] else "single texts: leave --text-pair out"
-            raise UserError(f"{run} was trained on {fix}")
-        models, others = load_models(run, config, labels, tokenizer)
         rows = {}
         with display.bar("tokenize", None) as update:
             for number, (prefix, reads) in enumerate({"": tokenizer, **others}.items()):
                 path = f"{folder}/rows-{number}"
-                rows[prefix] = store.write_store(path, reader(split), reads, about["max_length"], target, update)
+                rows[prefix] = store.write_store(path, measured.examples(), reads, about["max_length"], measured.target, update)
         examples = rows.pop("")
         if not len(examples):
-            raise UserError(f"{name}: no rows")
+            raise UserError(f"{measured.title}: no rows")
         buckets = pipeline.choose_buckets(examples.lengths, about["max_length"])
         batches = pipeline.Batches(readings.Readings(examples, rows) if rows else examples, 64, buckets)
         outputs = {}
         for role, model in models.items():
             with display.bar(role, batches.steps) as update:
                 outputs[role] = predict(model, batches, update, TASKS[config.task].kept)
-        truth = target.truth(examples)
-    result = report.summarize(
-        task=config.task,
-        dataset={"name": name, "measured_on": name.rpartition(" ")[2], "rows": {"test": examples.examples}},
-        labels=labels,
-        truth=truth,
-        outputs=outputs,
-        parameters={role: parameters(model) for role, model in models.items()},
-        bytes={},
-        seconds={},
-        bootstrap=config.evaluate.bootstrap,
-        seed=config.seed,
-    )
-    path = run.path / f"evaluation-{name.replace(' ', '-').replace('/', '-')}.json"
-    write_json(path, result)
-    display.say(report.table(result, None))
-    display.say(f"Written to {path}")
+        truth = measured.target.truth(examples)
+    return truth, outputs, {role: parameters(model) for role, model in models.items()}, examples.examples
 
 
 if __name__ == "__main__":

@@ -48,20 +48,21 @@ def _group(task: str, runs: dict[str, tuple]) -> dict:
     }
 
 
-def _validation(run: RunDir, metric: str) -> tuple[list[float], list[float]] | None:
-    """The student's figure on the validation split, epoch by epoch: the headline, or what chose the epoch."""
+def _validation(run: RunDir, metric: str) -> tuple[str, tuple[list[float], list[float]]] | None:
+    """The student's figure on the validation split, epoch by epoch: the headline, or what chose the epoch; its name first."""
     lines = inputs.history(run.metrics)[0].get("student", [])
     logged = dict.fromkeys(key for line in lines for key in line if key.startswith("val_") and key != "val_loss")
     key = next((key for key in (f"val_{metric}", *logged) if key in logged), None)
     points = [(line["epoch"], line[key]) for line in lines if isinstance(line.get(key), int | float)]
-    return tuple(map(list, zip(*points, strict=True))) if points else None
+    return (key.removeprefix("val_"), tuple(map(list, zip(*points, strict=True)))) if points else None
 
 
 def _draw(axes, curves: dict[str, tuple]) -> None:
-    for place, points in enumerate(curves.values()):
+    for place, (_, points) in enumerate(curves.values()):
         style = {"color": COLORS[place % len(COLORS)], "linestyle": ("-", "--", ":")[place // len(COLORS) % 3]}
         axes.plot(*points, **style, marker="o", markersize=4)
     axes.set_xlabel("epoch")
+    axes.set_ylabel(", ".join(dict.fromkeys(key.replace("_", " ") for key, _ in curves.values())))
     axes.locator_params(axis="x", integer=True, nbins=8)
 
 
