@@ -249,7 +249,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except ServingError as error:
-        print(f"error: {error}", file=sys.stderr)
+        hint = "; is a server running there (docker compose up)? --host and --port name another"
+        print(f"error: {error}{hint if isinstance(error, Unavailable) else ''}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -350,6 +350,14 @@ def test_standard_input_is_one_text_a_line(server, capsys, monkeypatch):
     ]
 
 
+def test_where_nobody_answers_the_line_says_how_a_server_is_started(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    assert main(["a", "--name", "echo", "--port", str(port), "--rest", "--deadline", "0.3"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "docker compose up" in line and "--port" in line
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     (
