@@ -186,3 +186,11 @@ def test_what_stopped_a_run_is_said_with_what_to_do(error, line):
         assert found is None
     else:
         assert re.search(line, found) and "\n" not in found
+
+
+def test_memory_that_several_teachers_take_is_told_of_each():
+    trained = {"dimensions": {"layers": 1, "width": 8, "heads": 2}, "train": {"batch_size": 48}}
+    tree = {"data": {"builtin": "docstrings"}, "teacher": {"members": [trained, {"checkpoint": "x"}]}}
+    tree |= {"student": {"dimensions": {"layers": 1, "width": 8, "heads": 2}}}
+    found = failures.explain(ResourceExhaustedError("OOM when allocating tensor"), config.parse(tree))
+    assert "teacher.members.0.train.batch_size (48), data.max_length" in found

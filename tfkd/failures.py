@@ -28,10 +28,12 @@ def _lower(config: Config) -> str:
     sizes = {"train.batch_size": config.train.batch_size}
     if config.stages is not None:
         sizes = {f"train.batch_size of stage {stage.name}": stage.train.batch_size for stage in config.stages}
-    for name in ("finetune", "train"):
-        training = getattr(config.teacher, name)
-        if isinstance(training, Training):
-            sizes[f"teacher.{name}.batch_size"] = training.batch_size
+    members = {f"teacher.members.{number}": member for number, member in enumerate(config.teacher.members or [])}
+    for place, teacher in {"teacher": config.teacher, **members}.items():
+        for name in ("finetune", "train"):
+            training = getattr(teacher, name)
+            if isinstance(training, Training):
+                sizes[f"{place}.{name}.batch_size"] = training.batch_size
     sizes["data.max_length"] = config.data.max_length
     found = ", ".join(f"{name} ({value})" for name, value in sizes.items())
     more = [] if config.strategy.precision != "float32" else ["strategy.precision: mixed_bfloat16"]
