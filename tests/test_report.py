@@ -61,7 +61,7 @@ def fill(run, text="A plain sentence.", terms=("loss",), names=LABELS):
     for role in words.ROLES:
         for step in range(1, 7):
             lines.append({"role": role, "epoch": (step + 2) // 3, "step": step, "seconds": 1.0, "learning_rate": 1e-4})
-            lines[-1]["steps_per_second"] = 7.5
+            lines[-1] |= {"steps_per_second": 7.5, "gigaflops": 41.0, "memory_gb": 2.5}
             lines[-1] |= {term: 2.0 / step for term in terms}
         lines += [{"role": role, "epoch": epoch, "step": 3 * epoch, "val_loss": 0.5, "val_accuracy": 0.8} for epoch in (1, 2)]
     run_dir.write_text(run.metrics, "".join(json.dumps(line) + "\n" for line in lines))
@@ -389,7 +389,7 @@ def test_one_label_alone_has_a_page_that_says_so(tmp_path, examples):
 def test_new_loss_terms_show_up_on_their_own(no_pictures, tmp_path):
     text = page_of(fill(make_run(tmp_path / "run"), terms=("loss", "hidden_mse", "kl_divergence")))
     assert {"hidden mse", "kl divergence", "loss", "accuracy"} <= set(re.findall(r"<figcaption>([^<]*)</figcaption>", text))
-    assert "learning rate" not in text and "per second" not in text
+    assert not any(name in text for name in ("learning rate", "per second", "gigaflops", "memory gb"))
 
 
 def test_half_a_line_in_the_log_costs_that_line_alone(no_pictures, tmp_path):

@@ -19,7 +19,8 @@ from tfkd import report_plots as plots
 from tfkd import report_words as words
 from tfkd.run_dir import RunDir
 
-_BOOKKEEPING = ("role", "epoch", "step", "seconds", "learning_rate")  # and whatever is counted `_per_second`
+_BOOKKEEPING = ("role", "epoch", "step", "seconds", "learning_rate", "gigaflops", "memory_gb", "gpu_memory_gb")
+"""Of a line of metrics, what is no loss and no metric; and whatever is counted `_per_second`."""
 
 SECTIONS = {
     "classification": report_classification,
