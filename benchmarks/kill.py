@@ -150,6 +150,18 @@ def sit(path: pathlib.Path, folder: pathlib.Path, what: str | None = None, after
         if status is None:
             os.killpg(child, signal.SIGKILL)
             os.waitpid(child, 0)
+            end = time.monotonic() + 10.0
+            while time.monotonic() < end and _any_left(child):
+                time.sleep(0.01)
+
+
+def _any_left(group: int) -> bool:
+    """Whether a process of a group still is: on a busy machine one that was killed lives on for a moment, and holds its lock."""
+    try:
+        os.killpg(group, 0)
+    except OSError:
+        return False
+    return True
 
 
 def _child(path: pathlib.Path, folder: pathlib.Path) -> int:

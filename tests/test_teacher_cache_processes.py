@@ -96,7 +96,7 @@ import pathlib, sys, time
 from test_teacher_cache import *
 class Slow(Table):
     def count(self):
-        time.sleep(0.01)
+        time.sleep(0.03)
 folder = pathlib.Path(sys.argv[1])
 again(folder / "cache", Slow(), make_store(folder / f"store{sys.argv[2]}", examples(2000)))
 """

@@ -367,7 +367,7 @@ def test_a_checkpoint_with_a_head_teaches_as_it_is_whatever_its_label_order(colo
 @pytest.mark.slow
 def test_a_checkpoint_is_fine_tuned_first_where_asked(colours, tmp_path):
     folder = write_checkpoint(tmp_path / "bert", ["LABEL_0", "LABEL_1"])  # its head is replaced
-    tune = ["teacher.finetune.epochs=8", "teacher.finetune.learning_rate=0.01"]
+    tune = ["teacher.finetune.epochs=16", "teacher.finetune.learning_rate=0.003"]
     run, said = go(colours, tmp_path / "run", *teach(folder, *tune))
     assert "fine-tuned first" in said
     reported = {m["role"]: m["metrics"]["accuracy"] for m in read_json(run.report_json)["models"]}
