@@ -651,12 +651,14 @@ class Config(Section):
 
     @pydantic.model_validator(mode="after")
     def _texts_as_they_are(self):
-        taught = [stage.train for stage in self.stages or [self]] + ([self.compression.qat] if self.compression.qat else [])
-        if self.teacher.cache and any(training.augment for training in taught):
+        trainings = [*(stage.train for stage in self.trainings()), self.compression.qat]
+        if not any(training is not None and training.augment for training in trainings):
+            return self
+        if self.teacher.cache:
             raise ValueError(
                 "teacher.cache: true keeps one answer to every row, and train.augment changes the rows each epoch: leave one out"
             )
-        if self.task == "masked_language_model" and any(training.augment for training in taught):
+        if self.task == "masked_language_model":
             raise ValueError("train.augment: task: masked_language_model hides words itself; leave it out")
         return self
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 from tfkd import config as configs
-from tfkd.errors import UserError, of_system
+from tfkd.errors import UserError, first_line, of_system
 from tfkd.run_dir import RunDir, write_json
 from tfkd.run_log import log_traceback
 
@@ -156,8 +156,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"tfkd.evaluate: {of_system(error)}", file=sys.stderr)
         return 2
     except Exception as error:  # the last resort: one line for the person, everything for the log
-        first = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        print(f"tfkd.evaluate: {type(error).__name__}: {first}{log_traceback(RunDir(options.run))}", file=sys.stderr)
+        said = f"{type(error).__name__}: {first_line(error, 300)}"
+        print(f"tfkd.evaluate: {said}{log_traceback(RunDir(options.run))}", file=sys.stderr)
         return 1
     return 0
 

@@ -23,7 +23,7 @@ from tfkd import failures, lock, stopping
 from tfkd.choose_run import check_data, check_same, choose_place, choose_run, occupied
 from tfkd.cluster import Cluster
 from tfkd.config import Config
-from tfkd.errors import UserError
+from tfkd.errors import UserError, first_line
 from tfkd.progress import Display, clock
 from tfkd.run_dir import RunDir, cache_root, read_json, remove, size, whole, write_json, write_text
 from tfkd.run_log import log_traceback, open_log, quiet_libraries
@@ -301,8 +301,7 @@ def main(arguments: list[str] | None = None) -> int:
                 held.close()  # the run's lock, the temporary folder
                 clusters.rejoin(continue_with, sys.stderr)
             known = None if config is None else failures.explain(error, config, begun=run is not None and run.config.exists())
-            first = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-            say_error(errors, (known or f"{type(error).__name__}: {first}") + log_traceback(run))
+            say_error(errors, (known or f"{type(error).__name__}: {first_line(error, 300)}") + log_traceback(run))
             return 1
 
 
