@@ -1,0 +1,99 @@
+"""`benchmarks/ablation.py`, `benchmarks/proof.py`: what is trained, and how results become rows."""
+
+import importlib.util
+import pathlib
+
+import pytest
+
+from tfkd import config
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def program(name: str):
+    """A program of `benchmarks/` as a module."""
+    specification = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def checkpoints(monkeypatch, tmp_path):
+    for name in ("MINILM", "WNUT17", "SQUAD"):
+        monkeypatch.setenv(name, str(tmp_path))
+
+
+def loads(command: list[str]):
+    """The configuration of a command that a benchmark prints, which must be one that the program accepts."""
+    assert command[:3] == ["python", "-m", "tfkd.train"]
+    assert set(command[4::2]) == {"--set"}
+    return config.load(ROOT / command[3], command[5::2])
+
+
+def test_the_ablation_has_every_objective_that_fits_one_label_a_text(checkpoints):
+    ablation = program("ablation")
+    alone = {names[0] for names in ablation.LEARNS_FROM.values() if len(names) == 1}
+    assert alone == set(config.OBJECTIVE_OPTIONS) - {"binary_kl"}  # which is for several labels a text
+
+
+def test_every_run_of_the_ablation_is_a_valid_configuration(checkpoints):
+    ablation = program("ablation")
+    baselines = []
+    for name, start in ablation.rows():
+        settings = loads(ablation.command(name, start, seed=2))
+        assert tuple(one.name for one in settings.distill.objectives) == ablation.LEARNS_FROM[name]
+        assert settings.seed == 2 and (settings.student.layers is None) == (start == "random")
+        baselines += [start] * settings.baseline
+    assert sorted(baselines) == ["random", "teacher layers"]
+
+
+def test_the_ablation_subtracts_the_labels_alone_from_the_same_start():
+    ablation = program("ablation")
+    place = {"metric": "accuracy", "examples": 100, "interval": [0.1, 0.9]}
+    rows = [
+        {"learns_from": name, "start": start, "seed": seed, "value": value, **place}
+        for name, start, seed, value in [
+            (ablation.LABELS, "teacher layers", 0, 0.80),
+            (ablation.LABELS, "random", 0, 0.50),
+            ("logits_mse", "teacher layers", 0, 0.84),
+            ("logits_mse", "teacher layers", 1, 0.82),
+            ("logits_mse", "random", 0, 0.45),
+        ]
+    ]
+    assert ablation.table(rows).splitlines()[2:] == [
+        "| logits mse | teacher layers | 83.00 (10.0 to 90.0) | +3.00 | 2 |",
+        "| labels alone | teacher layers | 80.00 (10.0 to 90.0) |  | 1 |",
+        "| labels alone | random | 50.00 (10.0 to 90.0) |  | 1 |",
+        "| logits mse | random | 45.00 (10.0 to 90.0) | -5.00 | 1 |",
+    ]
+    assert ablation.table([]) == "No run is recorded yet."
+
+
+def test_every_run_of_the_proof_is_a_valid_configuration(checkpoints):
+    proof = program("proof")
+    for data in proof.DATA:
+        for student in proof.STUDENTS:
+            for recipe in proof.RECIPES:
+                settings = loads(proof.command(data, student, recipe, seed=1))
+                assert settings.seed == 1 and settings.baseline == (recipe == "response")
+
+
+def test_the_proof_keeps_the_better_recipe_of_each_student():
+    proof = program("proof")
+
+    def run(recipe: str, seed: int, student: float, **others: float) -> dict:
+        models = {role: {"value": value, "parameters": 2_000_000} for role, value in {**others, "student": student}.items()}
+        place = {"data": "stsb", "student": "half", "metric": "spearman", "examples": 1500}
+        return {**place, "recipe": recipe, "seed": seed, "models": models}
+
+    runs = [
+        run("response", 0, 0.70, teacher=0.80, baseline=0.60),
+        run("response", 1, 0.74, teacher=0.80, baseline=0.64),
+        run("best", 0, 0.78, teacher=0.80),
+    ]
+    (row,) = proof.table(runs).splitlines()[2:]
+    response, recipe = "72.00 (70.00 to 74.00, 2 seeds)", "78.00"
+    cells = ["80.00", "62.00 (60.00 to 64.00, 2 seeds)", response, recipe, "97.5 %"]
+    assert row == f"| `stsb` | spearman, 1,500 | half | 2.0 M | {' | '.join(cells)} |"
+    assert proof.table([]) == "No run is recorded yet."
