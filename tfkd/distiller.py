@@ -185,6 +185,14 @@ class Distiller(OverReplicas, keras.Model):
         else:
             ops.cond(sound, lambda: step(*pairs), lambda: None)
 
+    def make_test_function(self, force=False):
+        """As Keras's, but never compiled by XLA: a validation has too few batches to earn the seconds that each length takes."""
+        compiled, self.jit_compile = self.jit_compile, False
+        try:
+            return super().make_test_function(force)
+        finally:
+            self.jit_compile = compiled
+
     def test_step(self, data):
         """The labels' loss and the metrics of the student alone."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)

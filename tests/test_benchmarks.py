@@ -1,13 +1,17 @@
-"""`benchmarks/ablation.py`, `benchmarks/proof.py`: what is trained, and how results become rows."""
+"""`benchmarks/ablation.py`, `proof.py`, `training.py`: what is trained and timed, and how results become rows."""
 
 import importlib.util
+import json
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
 from tfkd import config
 
 ROOT = pathlib.Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared" / "data" / "tfds"
 
 
 def program(name: str):
@@ -97,3 +101,32 @@ def test_the_proof_keeps_the_better_recipe_of_each_student():
     cells = ["80.00", "62.00 (60.00 to 64.00, 2 seeds)", response, recipe, "97.5 %"]
     assert row == f"| `stsb` | spearman, 1,500 | half | 2.0 M | {' | '.join(cells)} |"
     assert proof.table([]) == "No run is recorded yet."
+
+
+# -------------------------------------------------------------------- what is timed
+
+
+def timed(tmp_path, *arguments) -> dict:
+    """What `benchmarks/training.py` writes of two steps of the tiny models."""
+    command = [sys.executable, str(ROOT / "benchmarks" / "training.py"), "--shapes", "tiny", "--rounds", "1", "--steps", "2"]
+    done = subprocess.run([*command, "--json", tmp_path / "told", *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads((tmp_path / "told").read_text())
+
+
+@pytest.mark.slow
+def test_a_step_of_ours_is_timed_beside_keras(tmp_path):
+    items = ["student", "teacher", "live", "cached", "inner", "keras"]
+    told = timed(tmp_path, "--items", *items, "--batch", "2", "--length", "8", "--no-xla")
+    assert list(told["items"]) == items and told["lengths"] == [8] and told["padding"] == 0.0
+    assert all(entry["milliseconds"] > 0 and entry["peak_megabytes"] > 100 for entry in told["items"].values())
+    teacher, student, live = (told["items"][name]["milliseconds"] for name in ("teacher", "student", "live"))
+    assert told["ratios"]["live / (teacher + student)"]["ratio"] == pytest.approx(live / (teacher + student), rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (SHARED / "glue" / "sst2").is_dir(), reason="../shared/data is not there")
+def test_the_input_pipeline_of_a_real_data_set_is_timed_too(tmp_path):
+    told = timed(tmp_path, "--items", "student", "--batch", "32", "--no-xla", "--sst2", str(SHARED))
+    assert 0.0 < told["pipeline"]["padding"] < 0.3 and len(told["pipeline"]["shapes"]) <= 8
+    assert told["pipeline"]["batches_per_second"] > 10 and told["items"]["student"]["milliseconds"] > 0
