@@ -26,6 +26,16 @@ def test_steps_too_small_to_gain_by_xla_are_not_compiled_however_many():
     assert strategy.choose_xla(True, 1, 1, one, 0.0)[0] is True
 
 
+def test_what_saves_memory_is_not_compiled_on_a_cpu_unless_told_to(monkeypatch):
+    one = tf.distribute.get_strategy()
+    use, reason = strategy.choose_xla("auto", 10**6, 1, one, saves_memory=True)
+    assert use is False and "train.accumulate and train.checkpoint_gradients" in reason
+    assert strategy.choose_xla(True, 1, 1, one, saves_memory=True)[0] is True
+
+    monkeypatch.setattr(strategy, "on_gpu", lambda devices: True)
+    assert strategy.choose_xla("auto", 1, 1, one, saves_memory=True)[0] is True
+
+
 def test_xla_on_logical_cpus_falls_back_with_the_reason():
     class Two:
         num_replicas_in_sync = 2

@@ -50,7 +50,8 @@ def fit(
     validation = validation if keep == "best" else None
     steps = train.steps * training.epochs
     speed = Speed(train, flops=_flops(model, teacher))
-    xla, reason = strategy.choose_xla(config.strategy.xla, steps, len(train.buckets), devices, speed.gigaflops())
+    saves_memory = training.accumulate > 1 or training.checkpoint_gradients
+    xla, reason = strategy.choose_xla(config.strategy.xla, steps, len(train.buckets), devices, speed.gigaflops(), saves_memory)
     _check_parts(training, devices.num_replicas_in_sync)
     if hasattr(model, "encoder"):
         model.encoder.checkpoint_gradients = training.checkpoint_gradients

@@ -97,13 +97,20 @@ def set_deterministic() -> None:
 
 
 def choose_xla(
-    setting: bool | str, steps: int, shapes: int, strategy: tf.distribute.Strategy, gigaflops: float | None = None
+    setting: bool | str,
+    steps: int,
+    shapes: int,
+    strategy: tf.distribute.Strategy,
+    gigaflops: float | None = None,
+    saves_memory: bool = False,
 ) -> tuple[bool, str]:
     """Whether to compile a training of `steps` steps over `shapes` different batch shapes, and the reason in a few words.
 
     Arguments:
         setting: True, False, or `auto`.
         gigaflops: 1e9 FLOP that the mean step has, where the models say.
+        saves_memory: a step comes in parts, or computes its blocks twice. Compiled for a CPU that was measured to take 5 and 1.5
+            times as long, and 1.04 and 1.2 times not compiled, where it needs less memory too (benchmarks/README.md).
     """
     if strategy.num_replicas_in_sync > 1 and not on_gpu(strategy):
         several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
@@ -115,6 +122,8 @@ def choose_xla(
         return bool(setting), "as configured"
     if on_gpu(strategy):
         return True, "on: a GPU"
+    if saves_memory:
+        return False, "off: compiled for a CPU, train.accumulate and train.checkpoint_gradients are slow"
     if gigaflops is not None and gigaflops < LEAST_COMPILED_GIGAFLOPS:
         return False, f"off: steps of {gigaflops:.1f} GFLOP are too small to gain by it"
     needed = STEPS_PER_COMPILED_SHAPE * shapes
