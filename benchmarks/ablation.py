@@ -7,18 +7,18 @@ writes the table.
 """
 
 import argparse
+import functools
 import itertools
 import pathlib
 import shlex
 import statistics
-import subprocess
 import sys
-import tempfile
 
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tfkd.run_dir import RunDir, read_json, write_json  # noqa: E402 a program of the checkout, run from anywhere
+from benchmarks.proof import trained  # noqa: E402 a program of the checkout, run from anywhere
+from tfkd.run_dir import RunDir, read_json, write_json  # noqa: E402
 
 RESULTS = ROOT / "configs" / "ablation.json"
 COMMON = ("data.splits.train=train[:40%]", "export.formats=[]")
@@ -114,10 +114,8 @@ def main() -> None:
         print(shlex.join(parts), flush=True)
         if options.dry_run:
             continue
-        with tempfile.TemporaryDirectory() as folder:
-            run = RunDir(pathlib.Path(folder) / "run")
-            subprocess.run([sys.executable, *parts[1:], "--output", str(run)], cwd=ROOT, check=True)
-            write_json(RESULTS, [*found, *entries(run, name, start, seed)])
+        keep = functools.partial(entries, name=name, start=start, seed=seed)
+        write_json(RESULTS, [*found, *trained(parts, keep)])
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ commands. Finished runs are in `configs/proof.json` and are not repeated; `pytho
 """
 
 import argparse
+import functools
 import itertools
 import pathlib
 import shlex
@@ -12,6 +13,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from typing import Any
 
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -41,6 +44,14 @@ def overrides(student: str, recipe: str, seed: int) -> list[str]:
 def command(data: str, student: str, recipe: str, seed: int) -> list[str]:
     parts = [part for item in overrides(student, recipe, seed) for part in ("--set", item)]
     return ["python", "-m", "tfkd.train", f"configs/{data}.yaml", *parts]
+
+
+def trained(parts: list[str], keep: Callable[[RunDir], Any]) -> Any:
+    """What `keep` makes of the run that a command gives; of the run itself nothing stays."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunDir(pathlib.Path(folder) / "run")
+        subprocess.run([sys.executable, *parts[1:], "--output", str(run)], cwd=ROOT, check=True)
+        return keep(run)
 
 
 def entry(run: RunDir, data: str, student: str, recipe: str, seed: int) -> dict:
@@ -108,10 +119,7 @@ def main() -> None:
         print(shlex.join(parts), flush=True)
         if options.dry_run:
             continue
-        with tempfile.TemporaryDirectory() as folder:
-            run = RunDir(pathlib.Path(folder) / "run")
-            subprocess.run([sys.executable, *parts[1:], "--output", str(run)], cwd=ROOT, check=True)
-            entries.append(entry(run, **key))
+        entries.append(trained(parts, functools.partial(entry, **key)))
         order = {name: place for place, name in enumerate((*DATA, *STUDENTS, *RECIPES))}
         entries.sort(key=lambda e: (order[e["data"]], order[e["student"]], order[e["recipe"]], e["seed"]))
         write_json(RESULTS, entries)

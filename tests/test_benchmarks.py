@@ -103,6 +103,21 @@ def test_the_proof_keeps_the_better_recipe_of_each_student():
     assert proof.table([]) == "No run is recorded yet."
 
 
+def test_of_a_run_stays_what_is_kept_of_it():
+    seen = []
+
+    def keep(run):
+        seen.append(run.path)
+        return json.loads(run.report_json.read_text())
+
+    write = "import sys, pathlib; run = pathlib.Path(sys.argv[2]); run.mkdir(); (run / 'report.json').write_text('[1, 2]')"
+    assert program("proof").trained(["python", "-c", write], keep) == [1, 2]
+    assert not seen[0].exists() and not seen[0].parent.exists()
+    with pytest.raises(subprocess.CalledProcessError):  # nothing is recorded of a run that failed
+        program("proof").trained(["python", "-c", "raise SystemExit(1)"], keep)
+    assert len(seen) == 1
+
+
 # -------------------------------------------------------------------- what is timed
 
 
