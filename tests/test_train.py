@@ -44,6 +44,7 @@ def colours(tmp_path_factory):
     tree = yaml.safe_load((ROOT / "configs" / "quickstart.yaml").read_text())
     tree["data"] = {"files": {s: str(folder / f"{s}.jsonl") for s in ("train", "test")}, "max_length": 32, "vocabulary_size": 100}
     tree["teacher"]["dimensions"] |= {"layers": 2, "width": 32, "heads": 2}
+    tree["teacher"]["cache"] = False  # asked at each step; asked once: test_teacher_cache.py, test_multi_worker.py
     tree["student"] = {"dimensions": {"layers": 1, "width": 16, "heads": 2, "pooling": "mean"}}
     tree["teacher"]["train"] |= {"epochs": 6, "batch_size": 32, "learning_rate": 0.01}
     tree["train"] |= {"epochs": 3, "batch_size": 32, "learning_rate": 0.01}
