@@ -43,7 +43,7 @@ SHAPES = {
     ),
     "tiny": (
         {"layers": 4, "width": 128, "heads": 4, "feed_forward": 512},
-        {"layers": 1, "width": 32, "heads": 2, "feed_forward": 128},
+        {"layers": 1, "width": 32, "heads": 4, "feed_forward": 128},
     ),
 }
 """Teacher and student."""
