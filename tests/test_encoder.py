@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.fresh_python import fresh
 from tfkd.models.encoder import TransformerEncoder
 from tfkd.models.with_head import TransformerWithHead
 from tfkd.tasks.classification import ClassificationHead
@@ -189,6 +190,12 @@ def test_saved_model_answers_the_same(tmp_path, changes, head):
     np.testing.assert_array_equal(loaded(INPUTS), model(INPUTS))
     for name, tensor in model.inner(INPUTS, ALL).items():
         np.testing.assert_array_equal(loaded.inner(INPUTS, [name])[name], tensor)
+
+
+def test_a_saved_model_is_read_with_one_import(tmp_path):
+    make_model().save(tmp_path / "student.keras")
+    code = f"import keras, tfkd.models; print(keras.models.load_model({str(tmp_path / 'student.keras')!r}).count_params())"
+    assert fresh(code).stdout.split()[-1] == str(make_model().count_params())
 
 
 def test_saved_model_keeps_its_precision(tmp_path):

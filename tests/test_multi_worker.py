@@ -319,6 +319,7 @@ def write_config(folder):
     tree["teacher"]["train"] |= {"epochs": 1, "batch_size": 32, "learning_rate": 0.01}
     tree["train"] |= {"epochs": 8, "batch_size": 32, "learning_rate": 0.01}
     tree |= {"baseline": False, "evaluate": {"bootstrap": 100}, "export": {"formats": []}, "checkpoint": {"steps": 10}}
+    tree["compression"] = {"qat": {"epochs": 1, "learning_rate": 0.001}}
     path = folder / "colours.yaml"
     path.write_text(yaml.safe_dump(tree))
     return path
@@ -360,9 +361,11 @@ def test_whoever_is_killed_and_started_again_rejoins_with_the_same_result(tmp_pa
     assert "2 CPUs of 2 machines, mirrored: 16 of each batch of 32" in said
     import keras
 
-    weights = [keras.models.load_model(one.student, compile=False).get_weights() for one in (run, RunDir(alone))]
-    for ours, theirs in zip(*weights, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    for name in ("student", "quantized"):
+        files = (getattr(one, name) for one in (run, RunDir(alone)))
+        weights = [keras.models.load_model(file, compile=False).get_weights() for file in files]
+        for ours, theirs in zip(*weights, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
     answers = [np.load(one.predictions)["student"] for one in (run, RunDir(alone))]
     np.testing.assert_allclose(*answers, atol=1e-5)
 
