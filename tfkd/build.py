@@ -10,6 +10,7 @@ from tfkd.config import Config, Dimensions
 from tfkd.data import pipeline, sources, store
 from tfkd.data import prepare as preparation
 from tfkd.data.augmentation import Augmentation
+from tfkd.data.packed_batches import PackedBatches
 from tfkd.data.readings import Readings
 from tfkd.data.targets import TARGETS
 from tfkd.data.tokenizer import Tokenizer
@@ -51,12 +52,13 @@ class Data:
         """The data as the teachers of a prefix read them; as the student does without."""
         return self.others[prefix] if prefix else self
 
-    def batches(self, split: str, batch_size: int, taught: bool = False, **options) -> pipeline.Batches:
-        """Batches of a split; `taught`: with what teachers with tokenizers of their own read."""
+    def batches(self, split: str, batch_size: int, taught: bool = False, pack: bool = False, **options) -> pipeline.Batches:
+        """Batches of a split; `taught`: with what teachers with tokenizers of their own read; `pack`: see `PackedBatches`."""
         rows = self.stores[split]
         if taught and self.others:
             rows = Readings(rows, {prefix: other.stores[split] for prefix, other in self.others.items()})
-        return pipeline.Batches(rows, batch_size, self.buckets, seed=self.seed, **options)
+        kind = PackedBatches if pack else pipeline.Batches
+        return kind(rows, batch_size, self.buckets, seed=self.seed, **options)
 
     def train(self, training: configs.Training, taught: bool = False) -> pipeline.Batches:
         """Batches of train, shuffled and, where the training asks for it, augmented."""
@@ -67,7 +69,7 @@ class Data:
                     "train.augment changes what the student reads, and the teacher reads word pieces of its own: leave it out"
                 )
             augment = Augmentation(augment.mask, augment.replace, self.tokenizer)
-        return self.batches("train", training.batch_size, taught, shuffle=True, augment=augment)
+        return self.batches("train", training.batch_size, taught, training.pack, shuffle=True, augment=augment)
 
     def validation(self) -> pipeline.Batches:
         return self.batches("validation", 64)

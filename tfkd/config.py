@@ -39,6 +39,9 @@ WITHOUT_CLASSES = ("regression", "question_answering", "sentence_embedding")
 QUANTIZABLE = ("classification", "regression", "multilabel", "tagging", "question_answering")
 """Tasks whose heads `tfkd.models.quantized` knows."""
 
+PACKABLE = ("classification", "regression", "multilabel", "sentence_embedding")
+"""Tasks that answer once for a text; what answers at every position would compute the padding after all."""
+
 _SOFTENED = ("temperature", "over")
 _FEATURES = ("layers", "projection")
 OBJECTIVE_OPTIONS = {
@@ -67,6 +70,9 @@ OBJECTIVE_OPTIONS = {
 
 _TOGETHER = ("rkd_distance", "rkd_angle", "similarity_preserving", "contrastive")
 """Objectives that compare the examples of a batch with one another; a test holds it to `tfkd.objectives`."""
+
+_BETWEEN = ("attention_score_mse", "attention_probability_kl", "minilm_v1", "minilm_v2")
+"""Objectives that read what is between the positions of a text; a test holds it to `tfkd.objectives`."""
 
 
 class Section(pydantic.BaseModel):
@@ -231,6 +237,8 @@ class Training(Section):
     """Parts, one after another, that a step computes its batch in: the same step in less memory."""
     checkpoint_gradients: bool = False
     """Keeps of each block what goes into it alone and computes it again for the gradients: less memory for long texts."""
+    pack: bool = False
+    """Lays a batch's texts one behind another into a few long rows: hardly any padding, and a shape or two to compile."""
     augment: Augment | None = None
     """Changes the texts a little each epoch, so that a teacher says more than what it knows by heart; `{}` for its defaults."""
 
@@ -238,6 +246,8 @@ class Training(Section):
     def _parts(self):
         if self.batch_size % self.accumulate:
             raise ValueError(f"accumulate = {self.accumulate} does not divide batch_size = {self.batch_size}")
+        if self.accumulate > 1 and self.pack:
+            raise ValueError(f"accumulate = {self.accumulate}: packed texts of a batch share rows and cannot come in parts")
         return self
 
 
@@ -674,16 +684,35 @@ class Config(Section):
             raise ValueError("task: sentence_embedding takes a teacher.checkpoint as it is: leave teacher.finetune and train out")
         return self
 
-    @pydantic.model_validator(mode="after")
-    def _classes_to_smooth(self):
+    def _every_training(self) -> dict[str, Training]:
+        """All trainings of the run that are given, by the section that describes them."""
         trained = {"train": self.train} | {f"stage {stage.name}: train": stage.train for stage in self.stages or []}
         for number, model in enumerate(self.teacher.models):
             where = "teacher" if self.teacher.members is None else f"teacher.members.{number}"
             trained |= {f"{where}.finetune": model.finetune, f"{where}.train": model.train}
-        for where, training in trained.items():
-            if training is not None and training.label_smoothing and self.task in WITHOUT_CLASSES:
+        trained["compression.qat"] = self.compression.qat
+        return {where: training for where, training in trained.items() if training is not None}
+
+    @pydantic.model_validator(mode="after")
+    def _classes_to_smooth(self):
+        for where, training in self._every_training().items():
+            if training.label_smoothing and self.task in WITHOUT_CLASSES:
                 value = f"{where}.label_smoothing = {training.label_smoothing}"
                 raise ValueError(f"{value}: task: {self.task} has no classes to smooth; leave it out")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _packable(self):
+        packed = [where for where, training in self._every_training().items() if training.pack]
+        if packed and self.task not in PACKABLE:
+            raise ValueError(f"{packed[0]}.pack goes with task: {', '.join(PACKABLE)}; not with {self.task}")
+        if "compression.qat" in packed:
+            raise ValueError("compression.qat.pack: 8 bits are learned from one text to a row: leave pack out there")
+        for stage in self.trainings():
+            between = next((each.name for each in stage.distill.objectives or [] if each.name in _BETWEEN), None)
+            if stage.train.pack and between is not None:
+                where = "train" if self.stages is None else f"stage {stage.name}: train"
+                raise ValueError(f"{where}.pack: {between} reads what is between positions, which packed texts do not show")
         return self
 
     @pydantic.model_validator(mode="after")

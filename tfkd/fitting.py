@@ -51,7 +51,7 @@ def fit(
     steps = train.steps * training.epochs
     speed = Speed(train, flops=_flops(model, teacher))
     saves_memory = training.accumulate > 1 or training.checkpoint_gradients
-    xla, reason = strategy.choose_xla(config.strategy.xla, steps, len(train.buckets), devices, speed.gigaflops(), saves_memory)
+    xla, reason = strategy.choose_xla(config.strategy.xla, steps, train.shapes(), devices, speed.gigaflops(), saves_memory)
     _check_parts(training, devices.num_replicas_in_sync)
     if hasattr(model, "encoder"):
         model.encoder.checkpoint_gradients = training.checkpoint_gradients

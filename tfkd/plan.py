@@ -26,13 +26,13 @@ def show_plan(display, config: Config, run: RunDir, data, devices: str, members:
         copied = f"{'first ' if len(members) > 1 else ''}teacher's layers {', '.join(map(str, layers))}, "
     stages = config.trainings()
     splits = ", ".join(f"{split} {len(store):,}" for split, store in data.stores.items())
-    padding = data.train(stages[-1].train).padding()
+    train = data.train(stages[-1].train)
     large = parameters(teacher)
     smaller = "" if large is None else f", {large / parameters(student):.1f} times smaller"
     rows = [
         ("data", f"{data.source.name}: {splits}"),
         data.source.target.describe(data.stores["train"]),
-        ("lengths", f"batches padded to {', '.join(map(str, data.buckets))} word pieces, {padding:.0%} of them padding"),
+        ("lengths", f"{train.describe()}, {train.padding():.0%} of them padding"),
         *_teachers(config, members, data),
         ("", "asked once about every training row, then read from disk" if config.teacher.cache else ""),
         ("student", f"{copied}{_shape(student)}{smaller}"),

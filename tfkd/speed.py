@@ -35,7 +35,7 @@ class Speed(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         plan, lengths = self.batches.plan(epoch), self.batches.store.lengths
-        work = [self._work(rows, length, lengths) for rows, length in plan]
+        work = [self._work(batch, lengths) for batch in plan]
         self.done = np.cumsum([(0.0, 0.0, 0.0), *work], axis=0)
         self.past.clear()
         self.past.append((time.monotonic(), self.first))
@@ -59,11 +59,14 @@ class Speed(keras.callbacks.Callback):
     def gigaflops(self) -> float | None:
         """Model FLOP of the mean step / 1e9; None where nobody says."""
         plan = self.batches.plan()
-        return sum(self.flops(length) * len(rows) for rows, length in plan) / 1e9 / len(plan) if self.flops and plan else None
+        if self.flops is None or not plan:
+            return None
+        return sum(rows * self.flops(length) for rows, length in map(self.batches.computed, plan)) / 1e9 / len(plan)
 
-    def _work(self, rows, length: int, lengths) -> tuple[float, float, float]:
-        real = rows[rows >= 0]
-        return len(real), float(lengths[real].sum()), self.flops(length) * len(rows) / 1e9 if self.flops else 0.0
+    def _work(self, batch, lengths) -> tuple[float, float, float]:
+        real = batch[0][batch[0] >= 0]
+        rows, length = self.batches.computed(batch)
+        return len(real), float(lengths[real].sum()), rows * self.flops(length) / 1e9 if self.flops else 0.0
 
 
 def memory() -> dict[str, float]:

@@ -8,6 +8,8 @@ import keras
 from keras import ops
 
 from tfkd.errors import UserError
+from tfkd.layers.packed_texts import PACKING
+from tfkd.models.encoder import TransformerEncoder
 from tfkd.models.inner import over_positions, view
 from tfkd.models.with_head import TransformerWithHead
 
@@ -91,7 +93,8 @@ class LiveTeacher:
     def _mine(self, inputs):
         """The batch's inputs that are this teacher's, under the names without prefix."""
         if not self.prefix:
-            return inputs
+            ours = isinstance(self.model, TransformerEncoder | TransformerWithHead)
+            return inputs if ours else {name: value for name, value in inputs.items() if name not in PACKING}
         mine = {name.removeprefix(self.prefix): value for name, value in inputs.items() if name.startswith(self.prefix)}
         if not mine:
             raise ValueError(f"{self.name} reads inputs called {self.prefix}...; the batch holds {', '.join(sorted(inputs))}")

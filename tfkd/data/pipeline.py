@@ -89,7 +89,7 @@ class Batches:
 
     def with_teacher(self, teacher: TeacherCache) -> "Batches":
         """The same batches with what a teacher said of their rows."""
-        return Batches(self.store, self.batch_size, self.buckets.tolist(), self.shuffle, self.seed, teacher, self.augment)
+        return type(self)(self.store, self.batch_size, self.buckets.tolist(), self.shuffle, self.seed, teacher, self.augment)
 
     def plan(self, epoch: int = 0) -> list[tuple[np.ndarray, int]]:
         """The batches of an epoch: rows (B,), -1 where a row is filler, and the length they are padded to."""
@@ -107,9 +107,22 @@ class Batches:
             batches.append((np.concatenate([waiting, filler]), length))
         return [batches[i] for i in random.permutation(len(batches))] if self.shuffle else batches
 
+    def computed(self, batch: tuple[np.ndarray, int]) -> tuple[int, int]:
+        """How many rows, and how long, a model computes for a batch of the plan."""
+        rows, length = batch
+        return len(rows), length
+
+    def shapes(self) -> int:
+        """How many shapes batches have."""
+        return len(self.buckets)
+
+    def describe(self) -> str:
+        """The shapes, in words."""
+        return f"batches padded to {', '.join(map(str, self.buckets))} word pieces"
+
     def padding(self) -> float:
         """Share of an epoch's tokens that are padding."""
-        tokens = sum(length * len(rows) for rows, length in self.plan())
+        tokens = sum(rows * length for rows, length in map(self.computed, self.plan()))
         return 1.0 - int(self.store.lengths.sum()) / tokens if tokens else 0.0
 
     def rows_of(self, epoch: int, step: int) -> str:

@@ -51,22 +51,24 @@ class MultiHeadSelfAttention(keras.layers.Layer):
         self.output_bias = self.add_weight(name="output_bias", shape=(self.width,), initializer="zeros")
         self.built = True
 
-    def call(self, hidden, padding_mask, training=None, first_only=False, names=()):
+    def call(self, hidden, padding_mask, training=None, first_only=False, names=(), firsts=None):
         """Attends.
 
         Arguments:
             hidden: (B, T, D).
-            padding_mask: (B, T), 1 for text and 0 for padding.
+            padding_mask: (B, T), 1 for text and 0 for padding; or (B, Q, T), 1 where a position may look at another.
             first_only: answer for position 0 alone; Q below is then 1 instead of T.
             names: which of `query`, `key`, `value` (B, H, T, d) and `attention` (B, H, Q, T), the masked scores
                 before softmax, to give out beside the result.
+            firsts: (Q,) positions that `first_only` means in place of 0.
 
         Returns:
             The result, (B, Q, D), and a dict of what was named.
         """
-        query, key, value = self._project(hidden, first_only)
+        query, key, value = self._project(hidden, first_only, firsts)
         scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) * (1.0 / math.sqrt(self.size))  # (B, H, Q, T)
-        mask = ops.cast(ops.expand_dims(ops.expand_dims(padding_mask, 1), 1), scores.dtype)  # (B, 1, 1, T)
+        looks = padding_mask if len(padding_mask.shape) == 3 else ops.expand_dims(padding_mask, 1)
+        mask = ops.cast(ops.expand_dims(looks, 1), scores.dtype)  # (B, 1, 1 or Q, T)
         scores = scores * mask + (1.0 - mask) * self.masked_score
         # In half precision the sum of many small exponentials loses too much: softmax stays in float32.
         probabilities = ops.cast(ops.softmax(ops.cast(scores, "float32"), axis=-1), self.compute_dtype)
@@ -77,13 +79,13 @@ class MultiHeadSelfAttention(keras.layers.Layer):
         inner = {"query": query, "key": key, "value": value, "attention": scores}
         return output, {name: inner[name] for name in names}
 
-    def _project(self, hidden, first_only):
+    def _project(self, hidden, first_only, firsts):
         """(B, T, D) -> query (B, H, Q, d), key and value (B, H, T, d)."""
         if not first_only:
             fused = self._heads(ops.matmul(hidden, self.kernel) + self.bias, 3)
             return fused[0], fused[1], fused[2]
         width = self.width
-        query = self._heads(ops.matmul(hidden[:, :1], self.kernel[:, :width]) + self.bias[:width], 1)
+        query = self._heads(ops.matmul(take_first(hidden, firsts), self.kernel[:, :width]) + self.bias[:width], 1)
         fused = self._heads(ops.matmul(hidden, self.kernel[:, width:]) + self.bias[width:], 2)
         return query[0], fused[0], fused[1]
 
@@ -101,3 +103,8 @@ class MultiHeadSelfAttention(keras.layers.Layer):
             "masked_score": self.masked_score,
             "initializer_range": self.initializer_range,
         }
+
+
+def take_first(hidden, firsts=None):
+    """(B, T, D) -> position 0, (B, 1, D), or those of `firsts`, (B, Q, D)."""
+    return hidden[:, :1] if firsts is None else ops.take(hidden, firsts, axis=1)

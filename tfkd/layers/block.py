@@ -2,7 +2,7 @@
 
 import keras
 
-from tfkd.layers.attention import MASKED_SCORE, MultiHeadSelfAttention
+from tfkd.layers.attention import MASKED_SCORE, MultiHeadSelfAttention, take_first
 from tfkd.layers.dropout import Dropout
 from tfkd.layers.feed_forward import FeedForward
 
@@ -67,11 +67,15 @@ class TransformerBlock(keras.layers.Layer):
             layer.build((None, None, self.width))
         self.built = True
 
-    def call(self, hidden, padding_mask, training=None, first_only=False, names=()):
-        """(B, T, D), (B, T) -> (B, T, D), or (B, 1, D) with `first_only`; and the attention's inner tensors by name."""
-        first = hidden[:, :1] if first_only else hidden
+    def call(self, hidden, padding_mask, training=None, first_only=False, names=(), firsts=None):
+        """(B, T, D), (B, T) -> (B, T, D), or (B, 1, D) with `first_only`; and the attention's inner tensors by name.
+
+        `padding_mask` and `firsts` may be more, as in `MultiHeadSelfAttention`.
+        """
+        first = take_first(hidden, firsts) if first_only else hidden
         source = self.attention_norm(hidden) if self.pre_norm else hidden
-        attended, inner = self.attention(source, padding_mask, training=training, first_only=first_only, names=names)
+        how = {"training": training, "first_only": first_only, "names": names, "firsts": firsts}
+        attended, inner = self.attention(source, padding_mask, **how)
         hidden = first + self.dropout(attended, training=training)
         if not self.pre_norm:
             hidden = self.attention_norm(hidden)

@@ -66,13 +66,13 @@ class TokenEmbedding(keras.layers.Layer):
             self.layer_norm.build((None, None, self.width))
         self.built = True
 
-    def call(self, token_ids, segment_ids=None, training=None):
-        """(B, T) int ids, and (B, T) int segments or None for all 0 -> (B, T, D)."""
-        length = ops.shape(token_ids)[1]
+    def call(self, token_ids, segment_ids=None, training=None, positions=None):
+        """(B, T) int ids, (B, T) int segments or None for all 0, (B, T) int positions or None for 0 to T - 1 -> (B, T, D)."""
         hidden = ops.take(self.token_table, token_ids, axis=0)  # (B, T, D)
         hidden = self.token_dropout(hidden, training=training)
         table = self.position_table if self.position == "learned" else ops.convert_to_tensor(self.waves)
-        hidden = hidden + ops.cast(table[:length], self.compute_dtype)
+        table = table[: ops.shape(token_ids)[1]] if positions is None else _rows(table, positions)
+        hidden = hidden + ops.cast(table, self.compute_dtype)
         if self.segments:
             if segment_ids is None:
                 hidden = hidden + self.segment_table[0]
@@ -102,3 +102,18 @@ def sinusoids(positions: int, width: int) -> np.ndarray:
     """(positions, width): sin(p / 10000^(2i/D)) at even columns 2i, cos at odd ones (Vaswani et al. 2017)."""
     angles = np.arange(positions)[:, None] / 10000.0 ** (np.arange(0, width, 2)[None, :] / width)
     return np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(positions, width).astype("float32")
+
+
+def _rows(table, positions):
+    """(P, D), (B, T) -> (B, T, D), as `ops.take` does; its gradient is a product, in place of B * T additions one by one."""
+
+    @ops.custom_gradient
+    def chosen(table):
+        def gradient(*arguments, upstream=None):
+            upstream = arguments[0] if upstream is None else upstream
+            which = ops.one_hot(ops.reshape(positions, (-1,)), table.shape[0], dtype=upstream.dtype)
+            return ops.matmul(ops.transpose(which), ops.reshape(upstream, (-1, table.shape[1])))
+
+        return ops.take(table, positions, axis=0), gradient
+
+    return chosen(table[:])  # a tensor: what reads a variable would have to give its gradient by name

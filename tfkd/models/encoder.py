@@ -6,6 +6,7 @@ from keras import ops
 from tfkd.layers.attention import MASKED_SCORE
 from tfkd.layers.block import TransformerBlock
 from tfkd.layers.embedding import TokenEmbedding
+from tfkd.layers.packed_texts import PackedTexts
 
 ATTENTION_NAMES = ("attention", "query", "key", "value")
 
@@ -121,7 +122,11 @@ class TransformerEncoder(keras.Model):
     # ---------------------------------------------------------------- graph
 
     def call(self, inputs, training=None):
-        """A dict of `token_ids`, `padding_mask` and, for pairs, `segment_ids`, each (B, T) int -> (B, T, D)."""
+        """A dict of `token_ids`, `padding_mask` and, for pairs, `segment_ids`, each (B, T) int -> (B, T, D).
+
+        With `packing` and `packing_starts` (see `tfkd.data.packed_batches`) the layers compute the texts in the rows that they
+        share there; what comes out is the same, and 0 at padding.
+        """
         return self.encode(inputs, training=training)[0]
 
     def inner(self, inputs, names, training=None):
@@ -139,22 +144,36 @@ class TransformerEncoder(keras.Model):
                 last block then computes only it, and the states are (B, 1, D).
             depth: how many blocks to go through; default: all.
         """
-        mask = inputs["padding_mask"]
-        hidden = self.embedding(inputs["token_ids"], inputs.get("segment_ids"), training=training)
+        texts, mask, ids, segments, positions = None, inputs["padding_mask"], inputs["token_ids"], inputs.get("segment_ids"), None
+        if "packing" in inputs:
+            refused = [name for name in names if name.partition(".")[0] in ATTENTION_NAMES]
+            if refused:
+                raise ValueError(f"{refused[0]}: what is between positions cannot be had of packed texts")
+            texts = PackedTexts(inputs["packing"], inputs["packing_starts"], mask)
+            mask, ids, positions = texts.together, texts.pack(ids), texts.positions
+            segments = None if segments is None else texts.pack(segments)
+        hidden = self.embedding(ids, segments, training=training, positions=positions)
         inner = {"embeddings": hidden}
         last = len(self.blocks) - 1
         whole = {f"hidden.{last}", f"attention.{last}", f"query.{last}"}
         for index, block in enumerate(self.blocks[:depth]):
             wanted = tuple(name for name in ATTENTION_NAMES if f"{name}.{index}" in names)
-            shortcut = first_only and index == last and not whole.intersection(names)
+            shortcut, firsts = first_only and index == last and not whole.intersection(names), None
+            if shortcut and texts is not None:  # all rows as one, which the texts' first positions look into
+                hidden, mask, firsts = ops.reshape(hidden, (1, -1, self.config["width"])), texts.of_texts, texts.starts
             if training and self.checkpoint_gradients:
-                hidden, found = recomputed(block, hidden, mask, shortcut, wanted)
+                hidden, found = recomputed(block, hidden, mask, shortcut, wanted, firsts)
             else:
-                hidden, found = block(hidden, mask, training=training, first_only=shortcut, names=wanted)
+                hidden, found = block(hidden, mask, training=training, first_only=shortcut, names=wanted, firsts=firsts)
+            if firsts is not None:
+                hidden = ops.transpose(hidden, (1, 0, 2))
             inner |= {f"{name}.{index}": tensor for name, tensor in found.items()}
             inner[f"hidden.{index}"] = hidden
         if self.final_norm is not None:
             hidden = self.final_norm(hidden)
+        if texts is not None:
+            hidden = hidden if firsts is not None else texts.unpack(hidden)
+            inner = {name: texts.unpack(tensor) for name, tensor in inner.items() if name in names}
         return hidden, inner
 
     def check(self, names) -> None:
@@ -174,7 +193,7 @@ class TransformerEncoder(keras.Model):
         return {**super().get_config(), **self.config}
 
 
-def recomputed(block: TransformerBlock, hidden, mask, first_only: bool, names):
+def recomputed(block: TransformerBlock, hidden, mask, first_only: bool, names, firsts=None):
     """What a block answers in training, with nothing of its inside kept for the gradients: they compute it again.
 
     The second pass must drop out what the first one did: both begin with the random states as they were, and those go on once.
@@ -184,7 +203,7 @@ def recomputed(block: TransformerBlock, hidden, mask, first_only: bool, names):
 
     def forward(hidden):
         with keras.StatelessScope(state_mapping=list(zip(states, before, strict=True))) as scope:
-            hidden, inner = block(hidden, mask, training=True, first_only=first_only, names=names)
+            hidden, inner = block(hidden, mask, training=True, first_only=first_only, names=names, firsts=firsts)
         if not after:
             after.extend(scope.get_current_value(state) for state in states)
         return hidden, *inner.values()
