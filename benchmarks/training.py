@@ -9,6 +9,8 @@ round: whatever else the machine does meets all of them alike, and the ratios st
     live            our distillation step, response only
     cached          the same with the teacher's answers read with the batch
     inner           our step on answers, hidden states and attention
+    packed-student, packed-live
+                    the first and the third with texts packed (`train.pack`), of SST-2
     keras           `keras.distillation.Distiller` over KerasHub models of the same shapes, response only
     keras-xla       the same, compiled by XLA
     torch-student, torch-teacher, torch, torch-inner
@@ -33,9 +35,10 @@ import rich.table
 
 ROOT = pathlib.Path(__file__).parent.parent
 OURS = ("student", "teacher", "live", "cached", "inner")
+PACKED = ("packed-student", "packed-live")
 KERAS = ("keras", "keras-xla")
 TORCH = ("torch-student", "torch-teacher", "torch", "torch-inner")
-ITEMS = (*OURS, *KERAS, *TORCH)
+ITEMS = (*OURS, *PACKED, *KERAS, *TORCH)
 SHAPES = {
     "minilm": (
         {"layers": 6, "width": 384, "heads": 12, "feed_forward": 1536},
@@ -54,25 +57,27 @@ CLASSES = 2
 # ---------------------------------------------------------------- work
 
 
-def forward(shape: dict, rows: int, length: int, first_only: bool) -> float:
+def forward(shape: dict, rows: int, length: int, texts: int, first_only: bool) -> float:
     """Floating-point operations of an encoder's matrix products, two a multiplication and addition.
 
     Arguments:
-        first_only: the last block computes queries, feed-forward and sums for the first position alone.
+        texts: how many lie in the rows.
+        first_only: the last block computes queries, feed-forward and sums for the first position of each text alone.
     """
     width, inner = shape["width"], shape["feed_forward"]
     tokens = rows * length
     block = tokens * (8 * width**2 + 4 * width * inner + 4 * length * width)
-    last = tokens * 4 * width**2 + rows * (4 * width**2 + 4 * width * inner + 4 * length * width) if first_only else block
+    first = texts * (4 * width**2 + 4 * width * inner + 4 * length * width)
+    last = tokens * 4 * width**2 + first if first_only else block
     return (shape["layers"] - 1) * block + last
 
 
-def work(item: str, shapes: str, rows: int, length: int) -> float:
-    """Operations of a step: a backward pass is twice its forward pass."""
-    first = item in OURS and item != "inner"
+def work(item: str, shapes: str, *batch: int) -> float:
+    """Operations of a step on a batch of so many rows, length and texts: a backward pass is twice its forward pass."""
+    first = item in (*OURS, *PACKED) and item != "inner"
     sizes = SHAPES[shapes]
-    student = 0.0 if item.endswith("teacher") else 3 * forward(sizes[1], rows, length, first)
-    teacher = 0.0 if item.endswith("student") or item == "cached" else forward(sizes[0], rows, length, first)
+    student = 0.0 if item.endswith("teacher") else 3 * forward(sizes[1], *batch, first)
+    teacher = 0.0 if item.endswith("student") or item == "cached" else forward(sizes[0], *batch, first)
     return student + teacher
 
 
@@ -143,7 +148,9 @@ def measure(options: argparse.Namespace, console: rich.console.Console) -> dict:
         write_batches(batches, options)
         with np.load(batches) as file:
             masks = [file[name] for name in file.files if name.startswith("padding_mask_")]
-            pipeline = json.loads(str(file["pipeline"])) if "pipeline" in file.files else None
+            packed = [file[name] for name in file.files if name.startswith("packed_packing_")]
+            packed = [row >= 0 for row in packed if row.ndim == 2]
+            pipelines = {name: json.loads(str(file[name])) for name in ("pipeline", "packed_pipeline") if name in file.files}
         items = []
         for name in options.items:
             with console.status(f"{name}: models, compilation"):
@@ -159,23 +166,24 @@ def measure(options: argparse.Namespace, console: rich.console.Console) -> dict:
     text, padded = sum(int(mask.sum()) for mask in masks), sum(mask.size for mask in masks)
     about = {"batch": options.batch, "lengths": shapes, "padding": round(1 - text / padded, 4), "rounds": options.rounds}
     about |= {"steps_a_round": len(masks), "processors": os.cpu_count(), "load": [round(min(load), 1), round(max(load), 1)]}
-    about |= {"pipeline": pipeline} if pipeline else {}
-    about |= {"items": {item.name: result(item, options.shapes, masks, ends[item.name]) for item in items}}
+    about |= pipelines
+    filled = {item: packed if item.name in PACKED else masks for item in items}
+    about |= {"items": {item.name: result(item, options, filled[item], ends[item.name]) for item in items}}
     return {"shapes": options.shapes, **about}
 
 
-def result(item: Item, shapes: str, masks: list, end: dict) -> dict:
-    """Medians over the rounds, of the mean step of each."""
+def result(item: Item, options: argparse.Namespace, masks: list, end: dict) -> dict:
+    """Medians over the rounds, of the mean step of each; `masks` (rows, length) are where what it computes is text."""
     milliseconds = [sum(steps) / len(masks) for steps in item.rounds]
     median = statistics.median(milliseconds)
     seconds = median * len(masks) / 1e3
-    operations = sum(work(item.name, shapes, *mask.shape) for mask in masks)
+    operations = sum(work(item.name, options.shapes, *mask.shape, options.batch) for mask in masks)
     return {
         "milliseconds": round(median, 1),
         "least": round(min(milliseconds), 1),
         "most": round(max(milliseconds), 1),
         "processor": round(statistics.median(item.processor) / len(masks), 1),
-        "examples_per_second": round(sum(len(mask) for mask in masks) / seconds, 1),
+        "examples_per_second": round(options.batch * len(masks) / seconds, 1),
         "tokens_per_second": round(sum(int(mask.sum()) for mask in masks) / seconds, 1),
         "gflop_a_step": round(operations / len(masks) / 1e9, 1),
         "gflop_per_second": round(operations / seconds / 1e9, 1),
@@ -196,6 +204,9 @@ RATIOS = (
     ("teacher", ("torch-teacher",), None),
     ("cached", ("student",), 1.05),
     ("inner", ("torch-inner",), None),
+    ("packed-student", ("student",), None),
+    ("packed-live", ("live",), None),
+    ("packed-live", ("keras-xla",), 0.75),
 )
 """What is divided by the sum of what, and how much it should be at most."""
 
@@ -226,12 +237,14 @@ def show(found: dict, console: rich.console.Console) -> None:
     for name, entry in found["ratios"].items():
         wanted = f" (at most {entry['wanted']} wanted)" if entry["wanted"] else ""
         console.print(f"{name} = {entry['ratio']:.3f}, by processor time {entry['processor']:.3f}{wanted}")
-    if "pipeline" in found:
-        rate, padding, shapes = found["pipeline"].values()
-        console.print(f"input pipeline: {rate:,.0f} batches/s; {100 * padding:.1f} % padding in an epoch, {len(shapes)} shapes")
-        for name in sorted({"student", "live"} & set(found["items"])):
-            ratio = found["items"][name]["milliseconds"] * rate / 1e3
-            console.print(f"input pipeline / {name} = {ratio:.1f} times as fast (at least 5 wanted)")
+    for name, title, timed in (("pipeline", "input pipeline", "live"), ("packed_pipeline", "packed", "packed-live")):
+        if name not in found:
+            continue
+        rate, padding, shapes = found[name].values()
+        console.print(f"{title}: {rate:,.0f} batches/s; {100 * padding:.1f} % padding in an epoch, {len(shapes)} shapes")
+        for item in {timed, timed.replace("live", "student")} & set(found["items"]):
+            ratio = found["items"][item]["milliseconds"] * rate / 1e3
+            console.print(f"{title} / {item} = {ratio:.1f} times as fast (at least 5 wanted)")
     console.print(f"{found['processors']} processors, load {found['load'][0]} to {found['load'][1]}")
 
 
@@ -252,7 +265,11 @@ def main() -> None:
     options = parser.parse_args()
     console = rich.console.Console(width=None if sys.stdout.isatty() else 130)
     reference = os.environ.get("TFKD_REFERENCE_PYTHON")
-    options.items = options.items or [item for item in ITEMS if item not in TORCH or reference]
+    if options.sst2 is None and set(options.items or ()) & set(PACKED):
+        parser.error("packed texts are those of SST-2: give --sst2 too")
+    options.items = options.items or [
+        item for item in ITEMS if (item not in TORCH or reference) and (item not in PACKED or options.sst2)
+    ]
     if not reference and set(options.items) & set(TORCH):
         parser.error("TFKD_REFERENCE_PYTHON must name a Python that has torch and transformers")
     if options.sst2 is not None and not pathlib.Path(options.sst2, "glue", "sst2").is_dir():

@@ -22,11 +22,16 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def read(path: str) -> list[tuple[dict, np.ndarray]]:
+INPUTS = ("token_ids", "padding_mask")
+PACKED = (*INPUTS, "packing", "packing_starts")
+
+
+def read(path: str, packed: bool = False) -> list[tuple[dict, np.ndarray]]:
     """Batches: inputs by name, and labels."""
+    before, names = ("packed_", PACKED) if packed else ("", INPUTS)
     with np.load(path) as file:
-        count = sum(name.startswith("labels_") for name in file.files)
-        return [({n: file[f"{n}_{i}"] for n in ("token_ids", "padding_mask")}, file[f"labels_{i}"]) for i in range(count)]
+        count = sum(name.startswith(f"{before}labels_") for name in file.files)
+        return [({n: file[f"{before}{n}_{i}"] for n in names}, file[f"{before}labels_{i}"]) for i in range(count)]
 
 
 def serve(one_round, base: int) -> None:
@@ -71,7 +76,7 @@ def ours(item: str, about: dict, batches: list):
         batches = [(x | {"teacher.logits": logits}, y) for (x, y), logits in zip(batches, answers, strict=True)]
         source = CachedTeacher({"logits": (None, about["classes"])})
     student.encoder.checkpoint_gradients = about["checkpoint_gradients"]
-    plain = item == "student"
+    plain = item.removeprefix("packed-") == "student"
     accumulate = {"accumulate": about["accumulate"]} if about["accumulate"] > 1 else {}
     distiller = Distiller(student, None if plain else source, None if plain else objectives, alpha=0.5, **accumulate)
     distiller.compile(
@@ -150,11 +155,13 @@ def fitting(model, batches: list):
             self.times.append(1e3 * (time.perf_counter() - self.begin))
 
     # Slices of arrays where all have one length, so that the input pipeline is no part of the figure.
-    if len({y.shape + x["token_ids"].shape for x, y in batches}) == 1:
+    if len({str([value.shape for value in (*x.values(), y)]) for x, y in batches}) == 1:
         whole = tf.nest.map_structure(lambda *parts: np.stack(parts), *batches)
         data = tf.data.Dataset.from_tensor_slices(whole)
     else:
         spec = tf.nest.map_structure(lambda a: tf.TensorSpec((a.shape[0], *[None] * (a.ndim - 1)), a.dtype), batches[0])
+        if "packing" in spec[0]:
+            spec[0]["packing"] = tf.TensorSpec((None, batches[0][0]["packing"].shape[1]), "int32")
         if "teacher.logits" in batches[0][0]:
             spec[0]["teacher.logits"] = tf.TensorSpec(batches[0][0]["teacher.logits"].shape, "float32")
         data = tf.data.Dataset.from_generator(lambda: tf.nest.map_structure(np.copy, batches), output_signature=spec)
@@ -176,16 +183,17 @@ def pipeline_figures(batches) -> dict:
     begin, count = time.perf_counter(), 200
     for _ in range(count):
         next(data)
-    shapes = sorted({length for _, length in batches.plan()})
     rate = count / (time.perf_counter() - begin)
+    shapes = sorted(set(map(batches.computed, batches.plan())))
     return {"batches_per_second": round(rate, 1), "padding": round(batches.padding(), 4), "shapes": shapes}
 
 
 def write_sst2(folder: str, path: str, batch: int, count: int) -> None:
-    """Batches drawn from an epoch of SST-2 as our pipeline makes them."""
+    """Batches of an epoch of SST-2 as our pipeline makes them, one to a text's rows and packed; of small and large ones alike."""
     import importlib.util
 
     from tfkd.data import pipeline, prepare, sources
+    from tfkd.data.packed_batches import PackedBatches
     from tfkd.data.targets import TARGETS
     from tfkd.data.tokenizer import Tokenizer, learn_vocabulary
     from tfkd.run_dir import cache_root
@@ -203,10 +211,15 @@ def write_sst2(folder: str, path: str, batch: int, count: int) -> None:
     else:
         tokenizer = Tokenizer(learn_vocabulary((e["text"] for e in source.examples("train")), 8000, True), lowercase=True)
     store = prepare.prepare(source, tokenizer, 64, cache_root())["train"]
-    batches = pipeline.Batches(store, batch, pipeline.choose_buckets(store.lengths, 64), shuffle=True)
-    arrays = {"pipeline": json.dumps(pipeline_figures(batches))}
-    for number, (x, y, _) in enumerate(batches.dataset().take(count).as_numpy_iterator()):
-        arrays |= {f"{name}_{number}": x[name] for name in ("token_ids", "padding_mask")} | {f"labels_{number}": y}
+    lengths, arrays = pipeline.choose_buckets(store.lengths, 64), {}
+    for before, kind, names in (("", pipeline.Batches, INPUTS), ("packed_", PackedBatches, PACKED)):
+        batches = kind(store, batch, lengths, shuffle=True)
+        arrays[f"{before}pipeline"] = json.dumps(pipeline_figures(batches))
+        sizes = [np.prod(batches.computed(each)) for each in batches.plan()]
+        drawn = np.argsort(sizes, kind="stable")[np.linspace(0, len(sizes) - 1, 2 * count + 1).astype(int)[1::2]]
+        taken = [each for place, each in enumerate(batches.dataset().as_numpy_iterator()) if place in drawn]
+        for number, (x, y, _) in enumerate(taken):
+            arrays |= {f"{before}{name}_{number}": x[name] for name in names} | {f"{before}labels_{number}": y}
     np.savez(path, **arrays)
 
 
@@ -220,7 +233,8 @@ def main() -> None:
     import tensorflow  # noqa: F401 what it takes alone is no part of an item's memory
 
     keras.utils.set_random_seed(0)
-    base, batches, item = peak(), read(about["batches"]), about["item"]
+    base, item = peak(), about["item"]
+    batches = read(about["batches"], item.startswith("packed"))
     if item == "teacher":
         serve(forward_alone(about, batches), base)
     elif item.startswith("keras"):

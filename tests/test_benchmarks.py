@@ -142,6 +142,8 @@ def test_a_step_of_ours_is_timed_beside_keras(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not (SHARED / "glue" / "sst2").is_dir(), reason="../shared/data is not there")
 def test_the_input_pipeline_of_a_real_data_set_is_timed_too(tmp_path):
-    told = timed(tmp_path, "--items", "student", "--batch", "32", "--no-xla", "--sst2", str(SHARED))
+    told = timed(tmp_path, "--items", "student", "packed-live", "--batch", "32", "--no-xla", "--sst2", str(SHARED))
     assert 0.0 < told["pipeline"]["padding"] < 0.3 and len(told["pipeline"]["shapes"]) <= 8
+    assert 0.0 < told["packed_pipeline"]["padding"] <= 0.08 and len(told["packed_pipeline"]["shapes"]) <= 8
+    assert told["packed_pipeline"]["batches_per_second"] > 10 and told["items"]["packed-live"]["milliseconds"] > 0
     assert told["pipeline"]["batches_per_second"] > 10 and told["items"]["student"]["milliseconds"] > 0

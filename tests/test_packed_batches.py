@@ -29,7 +29,9 @@ WORDS = [f"w{i}" for i in range(40)]
 def model(seed=0, width=24, layers=3, pooling="first", dropout=0.0, **options):
     keras.utils.set_random_seed(seed)
     encoder = TransformerEncoder(V, layers, width, 3, max_positions=T, dropout=dropout, initializer_range=0.2, **options)
-    return TransformerWithHead(encoder, ClassificationHead(C, pooling=pooling, dropout=dropout))
+    made = TransformerWithHead(encoder, ClassificationHead(C, pooling=pooling, dropout=dropout))
+    made.head.output_dense.kernel.assign(made.head.output_dense.kernel * 20)  # answers that differ by more than rounding
+    return made
 
 
 def batch(seed=0, segments=True):
@@ -80,7 +82,7 @@ def test_every_place_is_of_one_text_and_texts_come_out_as_they_went_in(seed):
 @pytest.mark.parametrize(
     ("xla", "options"),
     [
-        (True, {"layers": 2}),
+        pytest.param(True, {"layers": 2}, marks=pytest.mark.slow),
         (False, {"pooling": "mean"}),
         (False, {"norm": "pre"}),
         (False, {"norm": "pre", "pooling": "mean", "segments": 0}),
@@ -104,7 +106,7 @@ def test_answers_inner_tensors_and_gradients_are_those_of_texts_apart(options, x
             value += sum(tf.reduce_mean(tf.sin(inner[name]) * places) for name in names[1:])
         return logits, inner, [tf.convert_to_tensor(each) for each in tape.gradient(value, made.trainable_variables)]
 
-    learn = tf.function(learn, jit_compile=xla)
+    learn = tf.function(learn, jit_compile=True) if xla else learn
     inputs = {name: tf.constant(value) for name, value in x.items()}
     alone, together = learn(inputs), learn({name: tf.constant(value) for name, value in packed(x).items()})
     texts, places = weight > 0, x["padding_mask"] > 0
@@ -150,11 +152,20 @@ def test_positions_are_computed_again_for_the_gradients_of_packed_texts_too():
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(("live", "jit"), [(True, False), (False, True)])
-def test_a_distillation_step_is_the_step_of_texts_apart(jit, live):
+@pytest.mark.parametrize(
+    ("live", "jit", "weighted"),
+    [
+        (True, False, False),
+        pytest.param(False, True, True, marks=pytest.mark.slow),
+        pytest.param(True, False, True, marks=pytest.mark.slow),
+    ],
+)
+def test_a_distillation_step_is_the_step_of_texts_apart(jit, live, weighted):
     """With inner tensors and pairwise distances; a live teacher reads the packed texts, cached answers come as they were."""
     teacher = LiveTeacher(model(1, width=36, layers=4))
     x, y, weight = batch()
+    if not weighted:  # a row without a text would count, and what a model says of it is nobody's business
+        x["padding_mask"][5, 0] = 1
     names = ("logits", "pooled", "hidden.1", "hidden.3")
     if not live:
         from tfkd.teacher import CachedTeacher
@@ -170,11 +181,11 @@ def test_a_distillation_step_is_the_step_of_texts_apart(jit, live):
             keras.optimizers.SGD(0.1), keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=jit
         )
         keras.utils.set_random_seed(5)
-        data = tf.data.Dataset.from_tensors((inputs, y, weight)).repeat(2)
+        data = tf.data.Dataset.from_tensors((inputs, y, weight) if weighted else (inputs, y)).repeat(2)
         logs.append(distiller.fit(data, verbose=0, epochs=1, steps_per_epoch=2).history)
         weights.append(student.get_weights())
     for name, values in logs[0].items():
-        np.testing.assert_allclose(values, logs[1][name], rtol=1e-4, err_msg=name)
+        np.testing.assert_allclose(values, logs[1][name], rtol=3e-4, err_msg=name)
     for one, other in zip(*weights, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=2e-5)
 

@@ -204,7 +204,8 @@ class Distiller(OverReplicas, keras.Model):
     def _from_batch(self, x, y, sample_weight) -> dict:
         """What `FROM_BATCH` names, as far as this batch holds it."""
         found = {"labels": y, "step": ops.cast(self.optimizer.iterations, "float32")}
-        rows = ops.shape(keras.tree.flatten(x)[0])[0]
+        whole = x["token_ids"] if isinstance(x, dict) and "token_ids" in x else keras.tree.flatten(x)[0]
+        rows = ops.shape(whole)[0]  # packed rows are fewer
         found["example_weight"] = ops.ones((rows,)) if sample_weight is None else weights_of_examples(sample_weight)
         if isinstance(x, dict) and "padding_mask" in x:
             found["padding_mask"] = x["padding_mask"]
