@@ -6,6 +6,7 @@ import rich.console
 import tensorflow as tf
 
 from tfkd import progress, speed, strategy
+from tfkd.data.pipeline import Batches
 
 
 def test_xla_pays_back_only_over_many_steps():
@@ -166,10 +167,19 @@ def test_flop_of_a_forward_pass_by_hand():
     assert speed.forward_flops({"layers": 2, "width": 4, "feed_forward": 8}, 3) == by_hand
 
 
-def test_work_of_the_mean_step_counts_filler_rows_too():
-    class Batches:
+def test_work_of_the_mean_step_counts_filler_rows_and_packed_ones_as_they_are_computed():
+    class Planned(Batches):
+        def __init__(self):
+            pass
+
         def plan(self, epoch=0):
             return [(np.array([0, 1]), 10), (np.array([2, -1]), 30)]
 
-    assert speed.Speed(Batches(), flops=lambda length: 1e9 * length).gigaflops() == (2 * 10 + 2 * 30) / 2
-    assert speed.Speed(Batches()).gigaflops() is None
+    assert speed.Speed(Planned(), flops=lambda length: 1e9 * length).gigaflops() == (2 * 10 + 2 * 30) / 2
+    assert speed.Speed(Planned()).gigaflops() is None
+
+    class Packed(Planned):
+        def computed(self, batch):
+            return 1, 20
+
+    assert speed.Speed(Packed(), flops=lambda length: 1e9 * length).gigaflops() == 20

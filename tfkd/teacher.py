@@ -8,8 +8,7 @@ import keras
 from keras import ops
 
 from tfkd.errors import UserError
-from tfkd.layers.packed_texts import PACKING
-from tfkd.models.encoder import TransformerEncoder
+from tfkd.models.encoder import PACKING, TransformerEncoder
 from tfkd.models.inner import over_positions, view
 from tfkd.models.with_head import TransformerWithHead
 

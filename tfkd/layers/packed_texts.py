@@ -2,10 +2,6 @@
 
 from keras import ops
 
-PACKING = ("packing", "packing_starts")
-"""The inputs of a batch that say where its texts lie, `source` and `starts` below; a model that does not know them reads the
-texts as the other inputs have them."""
-
 
 class PackedTexts:
     """Where the positions of a batch of texts lie in rows that several of them share, and the ways there and back.

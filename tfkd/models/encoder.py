@@ -9,6 +9,8 @@ from tfkd.layers.embedding import TokenEmbedding
 from tfkd.layers.packed_texts import PackedTexts
 
 ATTENTION_NAMES = ("attention", "query", "key", "value")
+PACKING = ("packing", "packing_starts")
+"""Inputs that say in which rows the layers find the texts; a model that does not know them reads the texts row by row."""
 
 
 @keras.saving.register_keras_serializable(package="tfkd")
