@@ -231,17 +231,18 @@ def test_a_signal_stops_cleanly_and_the_command_that_is_named_goes_on(colours, t
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "override", ["strategy.logical_cpus=2", "strategy.precision=mixed_float16", "strategy.precision=mixed_bfloat16"]
+    ("override", "pack"),
+    [("strategy.logical_cpus=2", True), ("strategy.precision=mixed_float16", True), ("strategy.precision=mixed_bfloat16", False)],
 )
-def test_the_whole_program_runs_on_replicas_and_in_half_precision(colours, tmp_path, override):
-    running = program(
-        colours, "--set", override, "--set", "export.formats=[tflite, saved_model, onnx]", "--output", "run", cwd=tmp_path
-    )
+def test_the_whole_program_runs_on_replicas_and_in_half_precision(colours, tmp_path, override, pack):
+    settings = [override, f"train.pack={str(pack).lower()}", "export.formats=[tflite, saved_model, onnx]"]
+    running = program(colours, *(word for one in settings for word in ("--set", one)), "--output", "run", cwd=tmp_path)
     out, err = running.communicate(timeout=500)
     assert running.returncode == 0, out + err
     assert ("2 CPUs, mirrored" in out) == ("logical" in override)
+    assert ("a batch's texts packed into" in out) == pack
     by_role = {m["role"]: m["metrics"]["accuracy"] for m in read_json(tmp_path / "run" / "report.json")["models"]}
-    assert by_role["teacher"] > 0.9
+    assert by_role["teacher"] > 0.9 and min(by_role.values()) > 0.5
     artifacts = read_json(tmp_path / "run" / "report.json")["artifacts"]
     assert {name.rpartition(".")[2] for name in artifacts} == {"tflite", "saved_model", "onnx"}
 
