@@ -235,7 +235,7 @@ def test_a_signal_stops_cleanly_and_the_command_that_is_named_goes_on(colours, t
     [("strategy.logical_cpus=2", True), ("strategy.precision=mixed_float16", True), ("strategy.precision=mixed_bfloat16", False)],
 )
 def test_the_whole_program_runs_on_replicas_and_in_half_precision(colours, tmp_path, override, pack):
-    settings = [override, f"train.pack={str(pack).lower()}", "export.formats=[tflite, saved_model, onnx]"]
+    settings = [override, f"train.pack={str(pack).lower()}", "train.epochs=6", "export.formats=[tflite, saved_model, onnx]"]
     running = program(colours, *(word for one in settings for word in ("--set", one)), "--output", "run", cwd=tmp_path)
     out, err = running.communicate(timeout=500)
     assert running.returncode == 0, out + err
