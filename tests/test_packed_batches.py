@@ -202,6 +202,12 @@ def test_a_teacher_that_is_none_of_ours_reads_the_texts_as_they_are():
     assert seen[-1] == ["padding_mask", "segment_ids", "token_ids"]
 
 
+def test_what_a_shallow_objective_reads_is_had_without_a_single_block():
+    made, (x, *_) = model(), batch()
+    alone, together = (made.inner(inputs, ["embeddings"])["embeddings"] for inputs in (x, packed(x)))
+    np.testing.assert_allclose(together, alone * x["padding_mask"][..., None], atol=1e-6)
+
+
 def test_what_is_between_positions_is_refused_of_packed_texts():
     with pytest.raises(ValueError, match="attention.0: what is between positions cannot be had of packed texts"):
         model().inner(packed(batch()[0]), ["logits", "attention.0"])

@@ -156,11 +156,11 @@ class TransformerEncoder(keras.Model):
             segments = None if segments is None else texts.pack(segments)
         hidden = self.embedding(ids, segments, training=training, positions=positions)
         inner = {"embeddings": hidden}
-        last = len(self.blocks) - 1
+        last, firsts = len(self.blocks) - 1, None
         whole = {f"hidden.{last}", f"attention.{last}", f"query.{last}"}
         for index, block in enumerate(self.blocks[:depth]):
             wanted = tuple(name for name in ATTENTION_NAMES if f"{name}.{index}" in names)
-            shortcut, firsts = first_only and index == last and not whole.intersection(names), None
+            shortcut = first_only and index == last and not whole.intersection(names)
             if shortcut and texts is not None:  # all rows as one, which the texts' first positions look into
                 hidden, mask, firsts = ops.reshape(hidden, (1, -1, self.config["width"])), texts.of_texts, texts.starts
             if training and self.checkpoint_gradients:
