@@ -557,7 +557,8 @@ REST = {"train": SHORT, "baseline": False, "evaluate": {"bootstrap": 100}, "expo
 def test_a_run_with_two_teachers_trains_one_measures_their_average_and_says_so_again(data, letters, tmp_path):
     teachers = [letters[0], {"dimensions": {"layers": 1, "width": 16, "heads": 2}, "train": SHORT, "weight": 2.0}]
     tree = {"data": data, "teacher": {"members": teachers}, "student": {**STUDENT, "vocabulary": "learned"}, **REST}
-    run, said = go(tmp_path, tree)
+    run, said = go(tmp_path, {**tree, "train": {**SHORT, "pack": True}})  # which the first teacher does not see
+    assert "texts packed into" in said
     assert "the weighted average of 2" in said and "word pieces of its own" in said
     assert (run.teacher / "2" / "model.keras").exists() and not (run.teacher / "1").exists()
     assert read_json(run.report_json)["teacher"]["checkpoint"] == "run and a teacher trained from scratch"
