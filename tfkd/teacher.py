@@ -92,8 +92,8 @@ class LiveTeacher:
     def _mine(self, inputs):
         """The batch's inputs that are this teacher's, under the names without prefix."""
         if not self.prefix:
-            ours = isinstance(self.model, TransformerEncoder | TransformerWithHead)
-            return inputs if ours else {name: value for name, value in inputs.items() if name not in PACKING}
+            knows = isinstance(self.model, TransformerEncoder | TransformerWithHead) or not isinstance(inputs, dict)
+            return inputs if knows else {name: value for name, value in inputs.items() if name not in PACKING}
         mine = {name.removeprefix(self.prefix): value for name, value in inputs.items() if name.startswith(self.prefix)}
         if not mine:
             raise ValueError(f"{self.name} reads inputs called {self.prefix}...; the batch holds {', '.join(sorted(inputs))}")
