@@ -152,14 +152,8 @@ def test_positions_are_computed_again_for_the_gradients_of_packed_texts_too():
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("live", "jit", "weighted"),
-    [
-        (True, False, False),
-        pytest.param(False, True, True, marks=pytest.mark.slow),
-        pytest.param(True, False, True, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("live", "jit", "weighted"), [(True, False, False), (False, True, True), (True, False, True)])
 def test_a_distillation_step_is_the_step_of_texts_apart(jit, live, weighted):
     """With inner tensors and pairwise distances; a live teacher reads the packed texts, cached answers come as they were."""
     teacher = LiveTeacher(model(1, width=36, layers=4))

@@ -150,7 +150,7 @@ def answered():
     return Spans(), examples
 
 
-@pytest.mark.parametrize("make", [tagged, answered])
+@pytest.mark.parametrize("make", [tagged, pytest.param(answered, marks=pytest.mark.slow)])
 def test_sixteen_examples_are_learned_by_heart(tmp_path, make):
     target, examples = make()
     task = TASKS["tagging" if make is tagged else "question_answering"](target)

@@ -122,6 +122,7 @@ def test_the_same_seed_gives_the_same_bits_and_the_teacher_is_used_again(finishe
     assert "used again" not in said
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_same_weights(finished, colours, tmp_path, monkeypatch):
     run, _ = finished
     write, count = callbacks.Checkpoint._write, []
