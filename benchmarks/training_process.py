@@ -23,12 +23,12 @@ def peak() -> int:
 
 
 INPUTS = ("token_ids", "padding_mask")
-PACKED = (*INPUTS, "packing", "packing_starts")
+PACKED_INPUTS = (*INPUTS, "packing", "packing_starts")
 
 
 def read(path: str, packed: bool = False) -> list[tuple[dict, np.ndarray]]:
     """Batches: inputs by name, and labels."""
-    before, names = ("packed_", PACKED) if packed else ("", INPUTS)
+    before, names = ("packed_", PACKED_INPUTS) if packed else ("", INPUTS)
     with np.load(path) as file:
         count = sum(name.startswith(f"{before}labels_") for name in file.files)
         return [({n: file[f"{before}{n}_{i}"] for n in names}, file[f"{before}labels_{i}"]) for i in range(count)]
@@ -184,7 +184,7 @@ def pipeline_figures(batches) -> dict:
     for _ in range(count):
         next(data)
     rate = count / (time.perf_counter() - begin)
-    shapes = sorted(set(map(batches.computed, batches.plan())))
+    shapes = sorted(set(batches.sizes))
     return {"batches_per_second": round(rate, 1), "padding": round(batches.padding(), 4), "shapes": shapes}
 
 
@@ -212,11 +212,11 @@ def write_sst2(folder: str, path: str, batch: int, count: int) -> None:
         tokenizer = Tokenizer(learn_vocabulary((e["text"] for e in source.examples("train")), 8000, True), lowercase=True)
     store = prepare.prepare(source, tokenizer, 64, cache_root())["train"]
     lengths, arrays = pipeline.choose_buckets(store.lengths, 64), {}
-    for before, kind, names in (("", pipeline.Batches, INPUTS), ("packed_", PackedBatches, PACKED)):
+    for before, kind, names in (("", pipeline.Batches, INPUTS), ("packed_", PackedBatches, PACKED_INPUTS)):
         batches = kind(store, batch, lengths, shuffle=True)
         arrays[f"{before}pipeline"] = json.dumps(pipeline_figures(batches))
-        sizes = [np.prod(batches.computed(each)) for each in batches.plan()]
-        drawn = np.argsort(sizes, kind="stable")[np.linspace(0, len(sizes) - 1, 2 * count + 1).astype(int)[1::2]]
+        places = [rows * length for rows, length in batches.sizes]
+        drawn = np.argsort(places, kind="stable")[np.linspace(0, len(places) - 1, 2 * count + 1).astype(int)[1::2]]
         taken = [each for place, each in enumerate(batches.dataset().as_numpy_iterator()) if place in drawn]
         for number, (x, y, _) in enumerate(taken):
             arrays |= {f"{before}{name}_{number}": x[name] for name in names} | {f"{before}labels_{number}": y}

@@ -20,7 +20,7 @@ from tfkd.layers.packed_texts import PackedTexts
 from tfkd.models.encoder import TransformerEncoder
 from tfkd.models.with_head import TransformerWithHead
 from tfkd.objectives import HiddenStateMSE, KLDivergence, MiniLMv2, RKDDistance
-from tfkd.teacher import LiveTeacher
+from tfkd.teacher import CachedTeacher, LiveTeacher
 
 V, C, B, T, WIDTH = 50, 3, 12, 16, 20
 WORDS = [f"w{i}" for i in range(40)]
@@ -162,8 +162,6 @@ def test_a_distillation_step_is_the_step_of_texts_apart(jit, live, weighted):
         x["padding_mask"][5, 0] = 1
     names = ("logits", "pooled", "hidden.1", "hidden.3")
     if not live:
-        from tfkd.teacher import CachedTeacher
-
         said = {f"teacher.{name}": np.asarray(value) for name, value in teacher(x, names).items()}
         x, teacher = x | said, CachedTeacher({name: said[f"teacher.{name}"].shape for name in names})
     weights, logs = [], []

@@ -131,8 +131,7 @@ def test_a_training_takes_what_its_section_says(monkeypatch, tmp_path):
 
     monkeypatch.setattr(Distiller, "compile", stop)
     learner, training = model(1), config.Training(accumulate=4, checkpoint_gradients=True)
-    shape = {"shapes": lambda: 1, "computed": lambda batch: (32, T)}
-    train = type("Train", (), {"steps": 3, "batch_size": 32, "plan": lambda: [(np.arange(32), T)], **shape})
+    train = type("Train", (), {"steps": 3, "batch_size": 32, "shapes": lambda: 1, "sizes": [(32, T)]})
     task = TASKS["classification"](TARGETS["classes"](labels=["no", "yes"]))
     screen = rich.console.Console(file=io.StringIO())
     with pytest.raises(Stop):

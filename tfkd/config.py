@@ -684,9 +684,15 @@ class Config(Section):
             raise ValueError("task: sentence_embedding takes a teacher.checkpoint as it is: leave teacher.finetune and train out")
         return self
 
+    def _of_the_student(self) -> list[tuple[str, Stage]]:
+        """The student's trainings, each with the section that describes it."""
+        stages = self.trainings()
+        places = ["train"] if self.stages is None else [f"stage {stage.name}: train" for stage in stages]
+        return list(zip(places, stages, strict=True))
+
     def _every_training(self) -> dict[str, Training]:
         """All trainings of the run that are given, by the section that describes them."""
-        trained = {"train": self.train} | {f"stage {stage.name}: train": stage.train for stage in self.stages or []}
+        trained = {where: stage.train for where, stage in self._of_the_student()}
         for number, model in enumerate(self.teacher.models):
             where = "teacher" if self.teacher.members is None else f"teacher.members.{number}"
             trained |= {f"{where}.finetune": model.finetune, f"{where}.train": model.train}
@@ -708,19 +714,17 @@ class Config(Section):
             raise ValueError(f"{packed[0]}.pack goes with task: {', '.join(PACKABLE)}; not with {self.task}")
         if "compression.qat" in packed:
             raise ValueError("compression.qat.pack: 8 bits are learned from one text to a row: leave pack out there")
-        for stage in self.trainings():
+        for where, stage in self._of_the_student():
             between = next((each.name for each in stage.distill.objectives or [] if each.name in _BETWEEN), None)
             if stage.train.pack and between is not None:
-                where = "train" if self.stages is None else f"stage {stage.name}: train"
                 raise ValueError(f"{where}.pack: {between} reads what is between positions, which packed texts do not show")
         return self
 
     @pydantic.model_validator(mode="after")
     def _batches_whole(self):
-        for stage in self.trainings():
+        for where, stage in self._of_the_student():
             together = [objective.name for objective in stage.distill.objectives or [] if objective.name in _TOGETHER]
             if together and stage.train.accumulate > 1:
-                where = "train" if self.stages is None else f"stage {stage.name}: train"
                 raise ValueError(
                     f"{where}.accumulate = {stage.train.accumulate}: {together[0]} compares all examples of a batch, which "
                     "cannot come in parts; leave one of the two out"

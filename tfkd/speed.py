@@ -58,10 +58,9 @@ class Speed(keras.callbacks.Callback):
 
     def gigaflops(self) -> float | None:
         """Model FLOP of the mean step / 1e9; None where nobody says."""
-        plan = self.batches.plan()
-        if self.flops is None or not plan:
+        if self.flops is None or not self.batches.sizes:
             return None
-        return sum(rows * self.flops(length) for rows, length in map(self.batches.computed, plan)) / 1e9 / len(plan)
+        return sum(rows * self.flops(length) for rows, length in self.batches.sizes) / 1e9 / len(self.batches.sizes)
 
     def _work(self, batch, lengths) -> tuple[float, float, float]:
         real = batch[0][batch[0] >= 0]

@@ -8,7 +8,6 @@ import keras
 from keras import ops
 
 from tfkd.errors import UserError
-from tfkd.models.encoder import PACKING, TransformerEncoder
 from tfkd.models.inner import over_positions, view
 from tfkd.models.with_head import TransformerWithHead
 
@@ -92,8 +91,7 @@ class LiveTeacher:
     def _mine(self, inputs):
         """The batch's inputs that are this teacher's, under the names without prefix."""
         if not self.prefix:
-            knows = isinstance(self.model, TransformerEncoder | TransformerWithHead) or not isinstance(inputs, dict)
-            return inputs if knows else {name: value for name, value in inputs.items() if name not in PACKING}
+            return inputs
         mine = {name.removeprefix(self.prefix): value for name, value in inputs.items() if name.startswith(self.prefix)}
         if not mine:
             raise ValueError(f"{self.name} reads inputs called {self.prefix}...; the batch holds {', '.join(sorted(inputs))}")

@@ -39,7 +39,7 @@ class PackedBatches(Batches):
     @functools.cached_property
     def heights(self) -> list[int]:
         """How many rows the batches of the first epoch have, each number once."""
-        return sorted({rows for rows, _ in map(self.computed, self.plan())})
+        return sorted({rows for rows, _ in self.sizes})
 
     def shapes(self) -> int:
         return len(self.heights)

@@ -1,5 +1,6 @@
 """Rows to batches: few shapes, little padding, an order that follows from the seed and the epoch alone."""
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -112,6 +113,11 @@ class Batches:
         rows, length = batch
         return len(rows), length
 
+    @functools.cached_property
+    def sizes(self) -> list[tuple[int, int]]:
+        """What is computed for each batch of the first epoch, as `computed` says it."""
+        return [self.computed(batch) for batch in self.plan()]
+
     def shapes(self) -> int:
         """How many shapes batches have."""
         return len(self.buckets)
@@ -122,7 +128,7 @@ class Batches:
 
     def padding(self) -> float:
         """Share of an epoch's tokens that are padding."""
-        tokens = sum(rows * length for rows, length in map(self.computed, self.plan()))
+        tokens = sum(rows * length for rows, length in self.sizes)
         return 1.0 - int(self.store.lengths.sum()) / tokens if tokens else 0.0
 
     def rows_of(self, epoch: int, step: int) -> str:

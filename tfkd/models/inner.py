@@ -2,6 +2,7 @@
 
 import keras
 
+from tfkd.models.encoder import PACKING
 from tfkd.models.foreign import ACTIVATIONS, to_logits
 from tfkd.models.functional import FunctionalInner, graph_of
 
@@ -122,6 +123,8 @@ class _Opaque:
 
     def inner(self, inputs, names, training=None):
         self._check(names)
+        if isinstance(inputs, dict):  # it takes a batch as it comes, and knows nothing of rows that texts share
+            inputs = {name: value for name, value in inputs.items() if name not in PACKING}
         return {"logits": to_logits(self.model(inputs, training=training), self.activation)} if names else {}
 
     def shapes(self, names):
