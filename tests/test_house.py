@@ -35,9 +35,11 @@ ALLOWED = {
     "accumulation": set(),
     "bad_steps": set(),
     "global_mean": set(),
+    "gradients": set(),
     "training_state": {"errors", "run_dir"},
     "callbacks": {"errors", "run_dir", "stopping", "training_state"},
-    "distiller": {"accumulation", "bad_steps", "global_mean", "models", "multi_worker", "objectives", "schedules", "teacher"},
+    "distiller": {"accumulation", "bad_steps", "global_mean", "gradients", "multi_worker"}
+    | {"models", "objectives", "optimizer", "schedules", "teacher"},
 }
 PROGRAMS = {"failures", "train", "build", "build_teacher", "compression", "fitting", "outputs", "plan", "evaluate", "run_log"}
 PROGRAMS |= {"choose_run", "open_teacher", "start_export"}

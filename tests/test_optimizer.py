@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfkd.optimizer import WarmupLinearDecay, adamw
+from tfkd.optimizer import AdamW, WarmupLinearDecay, adamw
 
 
 def test_rate_rises_and_falls_in_straight_lines_by_hand():
@@ -38,18 +38,20 @@ def test_only_matrices_decay():
         np.testing.assert_allclose(variable.numpy(), before[variable.path] * factor, rtol=1e-6)
 
 
-def test_the_global_norm_is_clipped():
+@pytest.mark.parametrize("told", [{}, {"norm": tf.constant(5.0)}], ids=["alone", "told the norm"])
+def test_the_global_norm_is_clipped(told):
     variables = [keras.Variable([0.0]), keras.Variable([0.0])]
     seen = []
 
-    class Recording(keras.optimizers.AdamW):
+    class Recording(AdamW):
         def update_step(self, gradient, variable, learning_rate):
             seen.append(float(gradient[0]))
             super().update_step(gradient, variable, learning_rate)
 
     optimizer = adamw(variables, steps=10, learning_rate=0.1, clip_norm=1.0)
     recording = Recording.from_config(optimizer.get_config())
-    recording.apply([tf.constant([3.0]), tf.constant([4.0])], variables)
+    gradients = [tf.constant([3.0]), tf.constant([4.0])]
+    recording.apply_gradients(zip(gradients, variables, strict=True), **told)
     np.testing.assert_allclose(seen, [0.6, 0.8], rtol=1e-6)
 
 

@@ -7,9 +7,11 @@ from keras import ops
 from tfkd.accumulation import in_parts
 from tfkd.bad_steps import BadSteps
 from tfkd.global_mean import global_mean, global_sum, weights_of, weights_of_examples
+from tfkd.gradients import dense, global_norm
 from tfkd.models.inner import inner_shapes, inner_tensors
 from tfkd.multi_worker import OverReplicas
 from tfkd.objectives import FROM_BATCH, KLDivergence, Objective, PairwiseObjective
+from tfkd.optimizer import AdamW
 from tfkd.schedules import Schedule, bounds, value_at
 from tfkd.teacher import LiveTeacher, check_positions
 
@@ -113,10 +115,12 @@ class Distiller(OverReplicas, keras.Model):
         compute = self._gradients if self.accumulate == 1 else self._accumulated
         loss, terms, gradients, logits = compute(x, y, sample_weight)
         # What no term reads stays as it is: the head, say, in a stage on hidden states alone.
-        pairs = [pair for pair in zip(gradients, self.trainable_variables, strict=True) if pair[0] is not None]
-        parts = [loss, *(mean for mean, _, _, _ in terms), self._norm(pairs)]
+        known = [pair for pair in zip(gradients, self.trainable_variables, strict=True) if pair[0] is not None]
+        pairs = [(dense(gradient), variable) for gradient, variable in known]
+        norm = global_norm([gradient for gradient, _ in known], [gradient for gradient, _ in pairs])
+        parts = [loss, *(mean for mean, _, _, _ in terms), self._watched(norm)]
         sound = self.bad_steps.note(global_sum(ops.stack(parts)))
-        self._apply(pairs, sound)
+        self._apply(pairs, sound, norm)
         self._track(loss, terms, from_batch, sound)
         logits = ops.where(sound, logits, 0.0)
         if sample_weight is not None:
@@ -131,9 +135,7 @@ class Distiller(OverReplicas, keras.Model):
             student |= self._from_batch(x, y, sample_weight)
             loss, terms = self._training_loss(x, y, sample_weight, student, teacher, totals)
             scaled = self.optimizer.scale_loss(loss)
-        # Keras squares the slices of a sparse gradient before it sums those of a repeated token id, which is not Adam.
-        gradients = [_dense(gradient) for gradient in tape.gradient(scaled, self.trainable_variables)]
-        return loss, terms, gradients, student["logits"]
+        return loss, terms, tape.gradient(scaled, self.trainable_variables), student["logits"]
 
     def _accumulated(self, x, y, sample_weight):
         """As `_gradients`, part after part."""
@@ -152,7 +154,7 @@ class Distiller(OverReplicas, keras.Model):
             loss, terms, gradients, logits = self._gradients(*batch, totals)
             means, values, weights, known["trackers"] = (list(column) for column in zip(*terms, strict=True))
             known["read"] = [gradient is not None for gradient in gradients]
-            return (loss, means, [gradient for gradient in gradients if gradient is not None]), (values, weights, logits)
+            return (loss, means, [dense(gradient) for gradient in gradients if gradient is not None]), (values, weights, logits)
 
         summed, (values, weights, logits) = in_parts(compute, (x, y, sample_weight), self.accumulate)
         loss, means, sums = summed
@@ -160,28 +162,29 @@ class Distiller(OverReplicas, keras.Model):
         gradients = [next(sums) if read else None for read in known["read"]]
         return loss, list(zip(means, values, weights, known["trackers"], strict=True)), gradients, logits
 
-    def _norm(self, pairs):
-        """Norm of the gradients, to see whether they are finite; 0 where a loss scale is there to be lowered instead."""
-        norm = tf.linalg.global_norm([gradient for gradient, _ in pairs])
+    def _watched(self, norm):
+        """The norm, to see whether gradients are finite; 0 where a loss scale is there to be lowered instead."""
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer) and self.optimizer.built:
             return ops.where(self.optimizer.dynamic_scale > 1.0, 0.0, norm)
         return norm
 
-    def _apply(self, pairs, sound):
-        """The optimizer's step, where the numbers are sound."""
+    def _apply(self, pairs, sound, norm):
+        """The optimizer's step, where the numbers are sound; `norm` is that of this replica's gradients."""
+        one = tf.distribute.get_strategy().num_replicas_in_sync == 1
+        ours = isinstance(self.optimizer, AdamW) and not self.optimizer.gradient_accumulation_steps
+        told = {"norm": norm} if one and ours else {}
 
         def step(*pairs):
-            self.optimizer.apply_gradients(pairs)
+            self.optimizer.apply_gradients(pairs, **told)
 
         def over_replicas(strategy, *pairs):
             ops.cond(sound, lambda: strategy.extended.call_for_each_replica(step, args=pairs), lambda: None)
 
-        one = tf.distribute.get_strategy().num_replicas_in_sync == 1
         if not one and not tf.__internal__.distribute.strategy_supports_no_merge_call():
             # Where replicas meet there must be no condition around it, as in Keras's own LossScaleOptimizer.
             tf.distribute.get_replica_context().merge_call(over_replicas, args=tuple(pairs))
-        elif self.jit_compile and hasattr(self.optimizer, "apply_where") and not self.optimizer.gradient_accumulation_steps:
-            self.optimizer.apply_where(sound, pairs)
+        elif self.jit_compile and ours:
+            self.optimizer.apply_where(sound, pairs, **told)
         else:
             ops.cond(sound, lambda: step(*pairs), lambda: None)
 
@@ -273,10 +276,6 @@ class Distiller(OverReplicas, keras.Model):
         """The labels' loss of each example or position, not reduced."""
         unreduced = self.label_loss.call if isinstance(self.label_loss, keras.losses.Loss) else self.label_loss
         return unreduced(y, logits)
-
-
-def _dense(gradient):
-    return tf.convert_to_tensor(gradient) if isinstance(gradient, tf.IndexedSlices) else gradient
 
 
 def _pick(tensors, names):
