@@ -42,7 +42,7 @@ class AdamW(keras.optimizers.AdamW):
 
     def apply_gradients(self, grads_and_vars, norm=None):
         """As Keras's; `norm` is the gradients' global norm, where the caller has it already."""
-        self._known_norm = norm
+        self._known_norm = norm if self.loss_scale_factor is None else None  # which Keras divides by first
         try:
             return super().apply_gradients(grads_and_vars)
         finally:
