@@ -12,7 +12,7 @@ test: .venv/tested
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 slow: .venv/tested .venv/reference/installed
-	TFKD_REFERENCE_PYTHON=$(abspath .venv/reference/bin/python) $(BIN)/python -m pytest -m slow
+	TFKD_REFERENCE_PYTHON=$(abspath .venv/reference/bin/python) $(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 lint: .venv/tested
 	$(BIN)/ruff check .

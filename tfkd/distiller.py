@@ -22,7 +22,8 @@ class Distiller(OverReplicas, keras.Model):
     With the default objective this is Hinton's alpha * CE + (1 - alpha) * T^2 * KL(teacher || student), T = 4. Used as any
     Keras model: `compile`, `fit`, `evaluate`. A step asks the teacher once, outside the tape, and the student once;
     `evaluate` never asks the teacher. Loss scaling under mixed precision, sample weights and `tf.distribute` are kept:
-    every average is over the weights of the global batch, so that the number of replicas changes nothing.
+    every average is over the weights of the global batch, so that the number of replicas changes nothing; nor does it where
+    `tfkd.optimizer.adamw` clips, while Keras's own optimizers clip what each replica holds.
 
     Arguments:
         student: the model to train; calling the distiller calls it.
