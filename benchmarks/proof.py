@@ -78,7 +78,8 @@ def table(entries: list[dict]) -> str:
         runs = list(group)
         response, best = ([run for run in runs if run["recipe"] == recipe] for recipe in ("response", "best"))
         columns = {
-            "teacher": [run["models"]["teacher"]["value"] for run in runs],
+            # Once a seed: its recipes have one teacher.
+            "teacher": [*{run["seed"]: run["models"]["teacher"]["value"] for run in runs}.values()],
             "baseline": [run["models"]["baseline"]["value"] for run in response],
             "response": [run["models"]["student"]["value"] for run in response],
             "best": [run["models"]["student"]["value"] for run in best],
