@@ -225,6 +225,8 @@ def told(task, metric, difference, interval, examples=900):
 def test_verdict_claims_no_more_than_the_interval(difference, interval, examples, expected):
     found = words.verdict(told("classification", "accuracy", difference, interval, examples))
     assert found.startswith(expected)
+    color = words.worth(told("classification", "accuracy", difference, interval, examples))
+    assert color == {"Distillation helped": "helped", "Distillation hurt": "hurt"}.get(expected.partition(":")[0], "open")
     if examples > 100:
         assert ("excludes 0" in found) == (interval[0] > 0 or interval[1] < 0) != ("includes 0" in found)
 

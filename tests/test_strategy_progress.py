@@ -104,6 +104,28 @@ def test_the_estimate_does_not_believe_the_first_compiled_steps(monkeypatch):
     assert lines == ["train   0%, starting", "train  20%, 1:20 left"]
 
 
+def test_a_shape_compiled_on_the_way_does_not_turn_an_hour_into_a_day(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    pace = progress.Pace()
+    for step in range(1, 101):
+        now[0] += 45.0 if step in (1, 40, 100) else 1.0
+        pace.note(step)
+    assert pace.left(1100) == 1000.0 and pace.left(None) is None
+    pace.note(90)  # back to a checkpoint
+    assert pace.left(1100) == 1010.0
+
+
+def test_a_pace_that_changes_is_followed(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    pace = progress.Pace()
+    for step in range(1, 2 * progress.REMEMBERED + 1):
+        now[0] += 1.0 if step <= progress.REMEMBERED else 5.0
+        pace.note(step)
+    assert pace.left(pace.done + 100) == 500.0
+
+
 DETAILS = {
     "epoch": 2,
     "epochs": 3,
@@ -143,13 +165,16 @@ def test_quiet_is_silent_and_the_log_is_not():
     assert console.file.getvalue() == "" and lines == ["Plan"]
 
 
-def test_a_terminal_shows_losses_speed_and_memory_below_the_bar():
-    console = rich.console.Console(file=io.StringIO(), width=120, force_terminal=True)
+def test_a_terminal_shows_the_time_left_and_losses_speed_and_memory_below_the_bar(monkeypatch):
+    console, now = rich.console.Console(file=io.StringIO(), width=120, force_terminal=True), [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     with progress.Display(console).bar("student", 100) as update:
+        now[0] = 20.0
         update(40, "epoch 2/3", details=DETAILS)
     picture = console.file.getvalue()
     for words in (
         "student",
+        "0:30",
         "40%",
         "epoch 2/3",
         "kl divergence 0.2500",

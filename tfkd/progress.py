@@ -1,7 +1,9 @@
 """What a person sees while work goes on: a live picture on a terminal, a line now and then elsewhere, or JSON for programs."""
 
+import collections
 import contextlib
 import io
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +15,8 @@ from rich.text import Text
 
 SECONDS_BETWEEN_LINES = 15.0
 FEWEST_TO_ESTIMATE = 10
+REMEMBERED = 256
+STANDSTILL = 10.0
 
 
 class Display:
@@ -63,11 +67,13 @@ class Display:
             yield _Lines(self._progress, title, total)
         elif self.console.is_terminal:
             with _Bar(console=self.console) as progress:
-                task = progress.add_task(title, total=total, text="", details=None)
+                task, pace = progress.add_task(title, total=total, text="", details=None, left=None), Pace()
 
                 def update(completed, text="", total=None, details=None):
                     size = {} if total is None else {"total": total}
+                    pace.note(completed)
                     progress.update(task, completed=completed, text=text, details=details, **size)
+                    progress.update(task, left=pace.left(progress.tasks[0].total))
 
                 yield update
         else:
@@ -98,7 +104,7 @@ class _Bar(rich.progress.Progress):
             rich.progress.BarColumn(bar_width=16, table_column=whole(16)),
             rich.progress.TaskProgressColumn(table_column=whole(4)),
             rich.progress.TimeElapsedColumn(table_column=whole(7)),
-            rich.progress.TimeRemainingColumn(table_column=whole(7)),
+            _TimeLeft(table_column=whole(7)),
             rich.progress.TextColumn("left", table_column=whole(4)),
             rich.progress.TextColumn("{task.fields[text]}", markup=False, table_column=Column(no_wrap=True, ratio=1)),
             console=console,
@@ -113,24 +119,65 @@ class _Bar(rich.progress.Progress):
                     yield Text(f"  {line}", style="dim", no_wrap=True, overflow="ellipsis")
 
 
+class _TimeLeft(rich.progress.ProgressColumn):
+    """Our own estimate, beside the bar."""
+
+    def render(self, task: rich.progress.Task) -> Text:
+        left = 0.0 if task.finished else task.fields["left"]
+        return Text("-:--" if left is None else clock(left), style="progress.remaining")
+
+
+class Pace:
+    """How long the rest of a work will take, by how long its parts took lately.
+
+    A step of a new shape is compiled first and takes a hundred times as long as the others: by the speed of that minute a
+    training of an hour would last for days. So the mean leaves out what took more than `STANDSTILL` times the median.
+    """
+
+    def __init__(self):
+        self.durations = collections.deque(maxlen=REMEMBERED)
+        """(seconds a part, parts), of the latest updates."""
+        self.time, self.done = time.monotonic(), 0
+
+    def note(self, completed: int) -> None:
+        """So many parts are done now."""
+        now, parts = time.monotonic(), completed - self.done
+        if parts > 0:
+            self.durations.append(((now - self.time) / parts, parts))
+        self.time, self.done = now, completed
+
+    def left(self, total: int | None) -> float | None:
+        """Seconds; None where the end is not known, or too little has been seen."""
+        if not total or self.done < FEWEST_TO_ESTIMATE or not self.durations:
+            return None
+        most = STANDSTILL * self._median()
+        usual = [(seconds, parts) for seconds, parts in self.durations if seconds <= most]
+        mean = sum(seconds * parts for seconds, parts in usual) / sum(parts for _, parts in usual)
+        return (total - self.done) * mean
+
+    def _median(self) -> float:
+        """Of the parts, not of the updates."""
+        half = sum(parts for _, parts in self.durations) / 2
+        ordered = sorted(self.durations)
+        reached = itertools.accumulate(parts for _, parts in ordered)
+        return next(seconds for (seconds, _), parts in zip(ordered, reached, strict=True) if parts >= half)
+
+
 class _Lines:
     """The bar of a log file: at most a line in fifteen seconds."""
 
     def __init__(self, say: Callable[..., None], title: str, total: int | None):
         self.say, self.title, self.total = say, title, total
-        self.last, self.done = time.monotonic(), 0
+        self.last, self.pace = time.monotonic(), Pace()
 
     def __call__(self, completed: int, text: str = "", total: int | None = None, details: dict | None = None) -> None:
         self.total = total if total is not None else self.total
+        self.pace.note(completed)
         now = time.monotonic()
         if now - self.last < SECONDS_BETWEEN_LINES or not completed:
             return
-        left = None
-        if self.total and completed >= FEWEST_TO_ESTIMATE:
-            # By the speed since the last line: the first steps compile, and would promise days.
-            left = (self.total - completed) * (now - self.last) / max(completed - self.done, 1)
-        self.say(self.title, completed, self.total, left, text, details)
-        self.last, self.done = now, completed
+        self.say(self.title, completed, self.total, self.pace.left(self.total), text, details)
+        self.last = now
 
 
 def _lines_of(details: dict) -> list[str]:

@@ -108,6 +108,15 @@ def headline(report: dict) -> Figure:
     return next(figure for figure in MEASURES[report["task"]].figures if figure.key == report["metric"])
 
 
+def worth(report: dict) -> str:
+    """`helped` or `hurt` where the examples suffice to say so, `open` where they do not."""
+    against = report["student_minus_baseline"]
+    if against is None or report["examples"] < FEW_EXAMPLES:
+        return "open"
+    low, high = against["interval"]
+    return "helped" if low > 0 else "hurt" if high < 0 else "open"
+
+
 def verdict(report: dict) -> str:
     """One sentence: what distillation was worth, and whether the examples suffice to say so."""
     if model(report, "baseline") is None:
@@ -123,11 +132,10 @@ def verdict(report: dict) -> str:
     finding = f"the student is {place if difference else 'level with'} the same student trained without the teacher"
     if report["examples"] < FEW_EXAMPLES:
         return f"Nothing can be said from {measured_on(report)}: {finding}."
-    if low > 0:
-        return f"Distillation helped: {finding}, and the 95 % interval, {bounds}, excludes 0."
-    if high < 0:
-        return f"Distillation hurt: {finding}, and the 95 % interval, {bounds}, excludes 0."
-    return f"No difference is shown: {finding}, and the 95 % interval, {bounds}, includes 0."
+    found = worth(report)
+    if found == "open":
+        return f"No difference is shown: {finding}, and the 95 % interval, {bounds}, includes 0."
+    return f"Distillation {found}: {finding}, and the 95 % interval, {bounds}, excludes 0."
 
 
 def export(entry: dict, told: Figure) -> dict:
