@@ -17,7 +17,7 @@ import sys
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.proof import trained  # noqa: E402 a program of the checkout, run from anywhere
+from benchmarks.proof import recorded, trained  # noqa: E402 a program of the checkout, run from anywhere
 from tfkd.run_dir import RunDir, read_json, write_json  # noqa: E402
 
 RESULTS = ROOT / "configs" / "ablation.json"
@@ -106,8 +106,7 @@ def main() -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the commands of what is still to be run")
     options = parser.parse_args()
     for seed, (name, start) in itertools.product(options.seeds, rows()):
-        found = read_json(RESULTS) if RESULTS.exists() else []
-        done = any((old["learns_from"], old["start"], old["seed"]) == (name, start, seed) for old in found)
+        done = any((old["learns_from"], old["start"], old["seed"]) == (name, start, seed) for old in recorded(RESULTS))
         if name not in options.only or done:
             continue
         parts = [*command(name, start, seed), *(part for item in options.set for part in ("--set", item))]
@@ -115,7 +114,8 @@ def main() -> None:
         if options.dry_run:
             continue
         keep = functools.partial(entries, name=name, start=start, seed=seed)
-        write_json(RESULTS, [*found, *trained(parts, keep)])
+        found = trained(parts, keep)
+        write_json(RESULTS, [*recorded(RESULTS), *found])
 
 
 if __name__ == "__main__":

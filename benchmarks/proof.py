@@ -1,27 +1,30 @@
 """What distillation is worth: data sets x students x recipes x seeds, `python benchmarks/proof.py [--data clinc150 ...]`.
 
 Every run is a configuration of `configs/` with a few fields changed, so that each can be repeated alone: `--dry-run` prints the
-commands. Finished runs are in `configs/proof.json` and are not repeated; `python benchmarks/tables.py` writes the tables.
+commands. Finished runs are in `configs/proof.json` and are not repeated, one that was stopped goes on from its checkpoint;
+`python benchmarks/tables.py` writes the tables.
 """
 
 import argparse
 import functools
+import hashlib
 import itertools
 import pathlib
 import shlex
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from typing import Any
 
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tfkd.run_dir import RunDir, read_json, write_json  # noqa: E402 a program of the checkout, run from anywhere
+from tfkd.run_dir import RunDir, cache_root, read_json, remove, write_json  # noqa: E402 a program of the checkout, run from anywhere
 
 RESULTS = ROOT / "configs" / "proof.json"
+RUNS = cache_root() / "runs"
+"""Where the unfinished ones are."""
 DATA = ("sst2", "clinc150", "stsb", "wnut17", "squad")
 STUDENTS = {
     "half": (),
@@ -47,11 +50,18 @@ def command(data: str, student: str, recipe: str, seed: int) -> list[str]:
 
 
 def trained(parts: list[str], keep: Callable[[RunDir], Any]) -> Any:
-    """What `keep` makes of the run that a command gives; of the run itself nothing stays."""
-    with tempfile.TemporaryDirectory() as folder:
-        run = RunDir(pathlib.Path(folder) / "run")
-        subprocess.run([sys.executable, *parts[1:], "--output", str(run)], cwd=ROOT, check=True)
-        return keep(run)
+    """What `keep` makes of the run that a command gives; of the run itself nothing stays once it is finished."""
+    run = RunDir(RUNS / hashlib.sha256(shlex.join(parts).encode()).hexdigest()[:16])
+    resume = ["--resume"] if run.config.exists() else []
+    subprocess.run([sys.executable, *parts[1:], "--output", str(run), *resume], cwd=ROOT, check=True)
+    kept = keep(run)
+    remove(run.path)
+    return kept
+
+
+def recorded(path: pathlib.Path) -> list[dict]:
+    """What a file of results holds so far."""
+    return read_json(path) if path.exists() else []
 
 
 def entry(run: RunDir, data: str, student: str, recipe: str, seed: int) -> dict:
@@ -112,15 +122,15 @@ def main() -> None:
     options = parser.parse_args()
     for place in itertools.product(options.seeds, options.data, options.student, options.recipe):
         seed, data, student, recipe = place
-        entries = read_json(RESULTS) if RESULTS.exists() else []
         key = {"data": data, "student": student, "recipe": recipe, "seed": seed}
-        if any(all(old[name] == value for name, value in key.items()) for old in entries):
+        if any(all(old[name] == value for name, value in key.items()) for old in recorded(RESULTS)):
             continue
         parts = [*command(data, student, recipe, seed), *(part for item in options.set for part in ("--set", item))]
         print(shlex.join(parts), flush=True)
         if options.dry_run:
             continue
-        entries.append(trained(parts, functools.partial(entry, **key)))
+        found = trained(parts, functools.partial(entry, **key))
+        entries = [*recorded(RESULTS), found]  # read now: others may have been recorded meanwhile
         order = {name: place for place, name in enumerate((*DATA, *STUDENTS, *RECIPES))}
         entries.sort(key=lambda e: (order[e["data"]], order[e["student"]], order[e["recipe"]], e["seed"]))
         write_json(RESULTS, entries)

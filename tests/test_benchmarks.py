@@ -104,18 +104,30 @@ def test_the_proof_keeps_the_better_recipe_of_each_student():
     assert proof.table([]) == "No run is recorded yet."
 
 
-def test_of_a_run_stays_what_is_kept_of_it():
-    seen = []
+def test_of_a_run_stays_what_is_kept_of_it_and_one_that_was_stopped_goes_on(monkeypatch, tmp_path):
+    proof, seen = program("proof"), []
+    monkeypatch.setattr(proof, "RUNS", tmp_path)
 
     def keep(run):
         seen.append(run.path)
         return json.loads(run.report_json.read_text())
 
-    write = "import sys, pathlib; run = pathlib.Path(sys.argv[2]); run.mkdir(); (run / 'report.json').write_text('[1, 2]')"
-    assert program("proof").trained(["python", "-c", write], keep) == [1, 2]
-    assert not seen[0].exists() and not seen[0].parent.exists()
+    half_done = """
+import sys, pathlib
+run = pathlib.Path(sys.argv[2])
+if "--resume" not in sys.argv:
+    run.mkdir()
+    (run / "config.yaml").write_text("")
+    raise SystemExit(143)
+(run / "report.json").write_text("[1, 2]")
+"""
+    with pytest.raises(subprocess.CalledProcessError):
+        proof.trained(["python", "-c", half_done], keep)
+    assert not seen and len(list(tmp_path.iterdir())) == 1
+    assert proof.trained(["python", "-c", half_done], keep) == [1, 2]
+    assert len(seen) == 1 and not list(tmp_path.iterdir())
     with pytest.raises(subprocess.CalledProcessError):  # nothing is recorded of a run that failed
-        program("proof").trained(["python", "-c", "raise SystemExit(1)"], keep)
+        proof.trained(["python", "-c", "raise SystemExit(1)"], keep)
     assert len(seen) == 1
 
 
