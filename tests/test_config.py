@@ -41,6 +41,8 @@ def small(tmp_path):
             "strategy.kind = \"mirored\": must be 'auto', 'one', 'mirrored' or 'multi_worker'; did you mean mirrored?",
         ),
         ("name=../outside", 'name = "../outside": string should match pattern'),
+        ("train={early_stopping: 2, keep: last}", "early_stopping = 2 ends a training after its best epoch: leave keep"),
+        ("train.keep=first", "train.keep = \"first\": must be 'best' or 'last'"),
         ("student.layers=3", "give exactly one of student.dimensions and student.layers"),
         ("data.tfds=glue/sst2", "give exactly one of data.builtin, data.tfds and data.files, not builtin, tfds"),
         ("teacher.finetune.epochs=3", "teacher.finetune goes with teacher.checkpoint"),

@@ -49,10 +49,10 @@ def rows(tmp_path_factory):
     return write_store(tmp_path_factory.mktemp("rows") / "train", iter(examples), tokenizer, 8, TARGET)
 
 
-def train(rows, folder, resume=False, stop_at=None, **more):
+def train(rows, folder, resume=False, stop_at=None, keep=None, **more):
     """Trains a small model with dropout for 12 steps in 2 epochs; `stop_at` acts as a SIGTERM after so many of them."""
     tree = {"data": {"builtin": "docstrings"}, "teacher": {"dimensions": {}, "train": {}}, "student": {"dimensions": {}}}
-    loaded = config.parse(tree | {"train": TRAINING, "checkpoint": {"steps": 4}, **more})
+    loaded = config.parse(tree | {"train": TRAINING | {"keep": keep}, "checkpoint": {"steps": 4}, **more})
     student, said, seen = model(), [], []
 
     class Signal(keras.callbacks.Callback):
@@ -113,6 +113,20 @@ def test_a_training_stopped_in_an_epoch_goes_on_to_the_same_bits_and_log(rows, u
     assert any("going on after epoch 1 and 2 steps" in line for line in said)
     assert_same_bits(undisturbed[0], found)
     assert lines(tmp_path) == undisturbed[1]
+
+
+def test_the_last_epoch_is_kept_where_that_is_asked_for_and_watched_all_the_same(rows, undisturbed, tmp_path, monkeypatch):
+    monkeypatch.setattr(Classification, "monitor", None)
+    last, _ = train(rows, tmp_path / "unwatched")
+    monkeypatch.setattr(Classification, "monitor", "loss")  # the best of it is the largest: that of the first epoch
+    best, said = train(rows, tmp_path / "best", keep="best")
+    assert any("at epoch 1 of 2" in line for line in said)
+    found, said = train(rows, tmp_path / "last", keep="last")
+    assert_same_bits(last, found)
+    assert any((a != b).any() for a, b in zip(best, found, strict=True))
+    assert not any("best validation" in line for line in said)
+    assert lines(tmp_path / "last") == lines(tmp_path / "best")
+    assert "val_loss" in lines(tmp_path / "last")[-1]
 
 
 def test_a_checkpoint_that_is_cut_short_or_half_gone_is_no_checkpoint(tmp_path):

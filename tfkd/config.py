@@ -230,7 +230,10 @@ class Training(Section):
     """Largest global gradient norm."""
     label_smoothing: Dropout = 0.0
     early_stopping: Positive | None = None
-    """Stop after this many epochs without a better validation metric. The best epoch is kept in any case."""
+    """Stop after this many epochs without a better validation metric; the best one is kept."""
+    keep: Literal["best", "last"] | None = None
+    """Which epoch's weights stay: the `best` on the validation split, or the `last`, where that split says little. Default: the
+    best; of a stage that another one follows, the last."""
     max_bad_steps: Annotated[int, Field(ge=0)] = 10
     """How many steps whose loss or gradients are no finite numbers may be skipped before the training stops."""
     accumulate: Positive = 1
@@ -246,6 +249,8 @@ class Training(Section):
     def _parts(self):
         if self.batch_size % self.accumulate:
             raise ValueError(f"accumulate = {self.accumulate} does not divide batch_size = {self.batch_size}")
+        if self.early_stopping is not None and self.keep == "last":
+            raise ValueError(f"early_stopping = {self.early_stopping} ends a training after its best epoch: leave keep: last out")
         if self.accumulate > 1 and self.pack:
             raise ValueError(f"accumulate = {self.accumulate}: packed texts of a batch share rows and cannot come in parts")
         return self
@@ -491,16 +496,14 @@ class Stage(Section):
     """What it is trained on; default: the run's data. Without labels (`columns: {label: null}`) alpha must be 0."""
     distill: Distill = Distill()
     train: Training = Training()
-    keep: Literal["best", "last"] | None = None
-    """Which epoch the next stage goes on from; default: the last one, and of the last stage the best one."""
 
     @pydantic.model_validator(mode="after")
     def _labels(self):
         if self.data is not None and self.data.columns.label is None:
             if self.distill.alpha != 0.0:
                 raise ValueError(f"stage {self.name}: its data have no labels (columns.label: null): set distill.alpha to 0")
-            if self.keep == "best":
-                raise ValueError(f"stage {self.name}: without labels there is no best epoch: set keep to last")
+            if self.train.keep == "best":
+                raise ValueError(f"stage {self.name}: without labels there is no best epoch: set train.keep to last")
         return self
 
 
@@ -750,8 +753,9 @@ class Config(Section):
     def trainings(self) -> list[Stage]:
         """The student's trainings in order: its stages, or the single one that `distill` and `train` describe."""
         stages = self.stages or [Stage(name="student", distill=self.distill, train=self.train)]
-        kept = [stage.keep or ("best" if stage is stages[-1] else "last") for stage in stages]
-        return [stage.model_copy(update={"keep": keep}) for stage, keep in zip(stages, kept, strict=True)]
+        kept = [stage.train.keep or ("best" if stage is stages[-1] else "last") for stage in stages]
+        trained = [stage.train.model_copy(update={"keep": keep}) for stage, keep in zip(stages, kept, strict=True)]
+        return [stage.model_copy(update={"train": train}) for stage, train in zip(stages, trained, strict=True)]
 
 
 def _check_layers(layers: int | list[int], available: int) -> None:

@@ -32,22 +32,21 @@ def fit(
     objectives=None,
     alpha=1.0,
     stage: str | None = None,
-    keep: str = "best",
     epochs_before: int = 0,
 ) -> None:
-    """Trains `model` in place; it ends with its best epoch's weights, or its last's with `keep="last"`.
+    """Trains `model` in place; it ends with the weights of the epoch that `training.keep` asks for.
 
     A task that watches nothing in training knows no best epoch: it keeps the last.
 
     Arguments:
         role: `teacher`, `baseline` or `student`.
-        train, validation: `tfkd.data.pipeline.Batches`; the second is read where the best epoch is kept.
+        train, validation: `tfkd.data.pipeline.Batches`; without the second no epoch is known to be the best.
         teacher, objectives, alpha: as in `Distiller`; without a teacher it learns from the labels alone.
         stage: name of the student's stage, where there are several.
         epochs_before: of earlier stages: logs count on.
     """
-    keep = keep if task.monitor else "last"
-    validation = validation if keep == "best" else None
+    validation = validation if task.monitor else None
+    best = validation is not None and training.keep != "last"
     steps = train.steps * training.epochs
     speed = Speed(train, flops=_flops(model, teacher))
     saves_memory = training.accumulate > 1 or training.checkpoint_gradients
@@ -64,7 +63,7 @@ def fit(
         )
     title = role if stage is None else f"{role}, {stage}"
     folder = run.checkpoints / (role if stage is None else f"{role}-{stage}")
-    monitor = f"val_{task.monitor}" if keep == "best" else None
+    monitor = f"val_{task.monitor}" if best else None
     often = {"every": config.checkpoint.steps, "minutes": config.checkpoint.minutes}
     team = Team(devices)
     checkpoint = callbacks.Checkpoint(folder, train.steps, monitor, training.early_stopping, **often, team=team)
@@ -111,9 +110,9 @@ def fit(
                 checkpoint,
             ],
         )
-    if keep == "best":
-        best = f"best validation {task.monitor} {state['best']:.4f} at epoch {state['best_epoch']} of {state['epochs']}"
-        display.say(f"{title.capitalize()}: {best}")
+    if best:
+        found = f"best validation {task.monitor} {state['best']:.4f} at epoch {state['best_epoch']} of {state['epochs']}"
+        display.say(f"{title.capitalize()}: {found}")
 
 
 def _check_parts(training: Training, replicas: int) -> None:

@@ -151,8 +151,9 @@ def train(config: Config, run: RunDir, display: Display, resume: bool, cluster: 
                 alpha = build.schedule(stage.distill.alpha, **steps)
             asked = config, teacher, members, objectives, texts, stage.train, display, team
             knowledge, part = build_teacher.make_knowledge(*asked)
-            parts = part, texts.validation()
-            learned = {"teacher": knowledge, "objectives": objectives, "alpha": alpha, "keep": stage.keep}
+            watched = stage is stages[-1] or stage.train.keep == "best"
+            parts = part, texts.validation() if watched else None
+            learned = {"teacher": knowledge, "objectives": objectives, "alpha": alpha}
             counted = {"stage": stage.name if len(stages) > 1 else None, "epochs_before": epochs_before}
             fit("student", student, config, stage.train, *parts, task, run, display, devices, resume, **learned, **counted)
             with whole(after) as path:
