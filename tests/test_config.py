@@ -190,6 +190,27 @@ def test_expand_names_a_variable_that_is_not_set(monkeypatch):
         config.expand("${TFKD_NOWHERE}/a", "data.data_dir")
 
 
+def stages(**first) -> dict:
+    return SMALL | {"stages": [{"name": "first", **first}, {"name": "second"}]}
+
+
+def test_a_stage_that_another_follows_keeps_its_last_epoch_unless_told_to_or_stopping_early():
+    def kept(tree):
+        return [stage.train.keep for stage in config.parse(tree).trainings()]
+
+    assert kept(SMALL) == ["best"] and kept(stages()) == ["last", "best"]
+    assert kept(stages(train={"keep": "best"})) == kept(stages(train={"early_stopping": 2})) == ["best", "best"]
+    assert kept(SMALL | {"train": {"keep": "last"}}) == ["last"]
+
+
+@pytest.mark.parametrize("train", [{"keep": "best"}, {"early_stopping": 2}])
+def test_without_labels_no_epoch_is_the_best(train):
+    unlabelled = {"data": {"files": {"train": "plain.jsonl"}, "columns": {"label": None}}, "distill": {"alpha": 0.0}}
+    assert config.parse(stages(**unlabelled)).trainings()[0].train.keep == "last"
+    with pytest.raises(UserError, match="stage first: without labels there is no best epoch: leave train"):
+        config.parse(stages(**unlabelled, train=train))
+
+
 def test_the_schema_for_editors_is_current():
     stored = json.loads((ROOT / "configs" / "schema.json").read_text())
     assert stored == json.loads(config.schema()), "run: python -m tfkd.config > configs/schema.json"

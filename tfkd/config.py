@@ -233,7 +233,7 @@ class Training(Section):
     """Stop after this many epochs without a better validation metric; the best one is kept."""
     keep: Literal["best", "last"] | None = None
     """Which epoch's weights stay: the `best` on the validation split, or the `last`, where that split says little. Default: the
-    best; of a stage that another one follows, the last."""
+    best; of a stage that another one follows, the last, unless it stops early."""
     max_bad_steps: Annotated[int, Field(ge=0)] = 10
     """How many steps whose loss or gradients are no finite numbers may be skipped before the training stops."""
     accumulate: Positive = 1
@@ -502,8 +502,9 @@ class Stage(Section):
         if self.data is not None and self.data.columns.label is None:
             if self.distill.alpha != 0.0:
                 raise ValueError(f"stage {self.name}: its data have no labels (columns.label: null): set distill.alpha to 0")
-            if self.train.keep == "best":
-                raise ValueError(f"stage {self.name}: without labels there is no best epoch: set train.keep to last")
+            if self.train.keep == "best" or self.train.early_stopping is not None:
+                asked = "train.keep: best" if self.train.keep == "best" else f"train.early_stopping = {self.train.early_stopping}"
+                raise ValueError(f"stage {self.name}: without labels there is no best epoch: leave {asked} out")
         return self
 
 
@@ -753,9 +754,12 @@ class Config(Section):
     def trainings(self) -> list[Stage]:
         """The student's trainings in order: its stages, or the single one that `distill` and `train` describe."""
         stages = self.stages or [Stage(name="student", distill=self.distill, train=self.train)]
-        kept = [stage.train.keep or ("best" if stage is stages[-1] else "last") for stage in stages]
-        trained = [stage.train.model_copy(update={"keep": keep}) for stage, keep in zip(stages, kept, strict=True)]
-        return [stage.model_copy(update={"train": train}) for stage, train in zip(stages, trained, strict=True)]
+        found = []
+        for stage in stages:
+            default = "best" if stage is stages[-1] or stage.train.early_stopping is not None else "last"
+            kept = stage.train.model_copy(update={"keep": stage.train.keep or default})
+            found.append(stage.model_copy(update={"train": kept}))
+        return found
 
 
 def _check_layers(layers: int | list[int], available: int) -> None:
