@@ -116,6 +116,16 @@ def test_a_shape_compiled_on_the_way_does_not_turn_an_hour_into_a_day(monkeypatc
     assert pace.left(1100) == 1010.0
 
 
+def test_what_was_done_before_a_resume_does_not_count_as_fast(monkeypatch):
+    now, lines = [0.0], []
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with display(lines).bar("train", 1000, begun=720) as update:
+        for step in range(721, 741):
+            now[0] += 2.0
+            update(step)
+    assert lines[-1] == "train  74%, 8:48 left"  # 264 of 2 seconds after step 736
+
+
 def test_a_pace_that_changes_is_followed(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])

@@ -53,31 +53,34 @@ class Display:
         self.console.file.flush()
 
     @contextlib.contextmanager
-    def bar(self, title: str, total: int | None) -> Iterator[Callable[..., None]]:
+    def bar(self, title: str, total: int | None, begun: int = 0) -> Iterator[Callable[..., None]]:
         """Yields `update(completed, text="", total=None, details=None)` for a piece of work of `total` parts.
 
         Arguments:
             total: None where it is not known yet.
+            begun: how many parts were done before, by a work that goes on.
 
         `details` is of a training: `{"epoch", "epochs", "losses": {name: value}, "speed": {name: value}}`.
         """
         if self.mode == "quiet":
             yield lambda completed, text="", total=None, details=None: None
         elif self.mode == "json":
-            yield _Lines(self._progress, title, total)
+            yield _Lines(self._progress, title, total, begun)
         elif self.console.is_terminal:
             with _Bar(console=self.console) as progress:
-                task, pace = progress.add_task(title, total=total, text="", details=None, left=None), Pace()
+                task = progress.add_task(title, total=total, completed=begun, text="", details=None, left=None)
+                pace, whole = Pace(begun), total
 
                 def update(completed, text="", total=None, details=None):
-                    size = {} if total is None else {"total": total}
+                    nonlocal whole
+                    whole = whole if total is None else total
                     pace.note(completed)
-                    progress.update(task, completed=completed, text=text, details=details, **size)
-                    progress.update(task, left=pace.left(progress.tasks[0].total))
+                    left = pace.left(whole)
+                    progress.update(task, completed=completed, total=whole, text=text, details=details, left=left)
 
                 yield update
         else:
-            yield _Lines(self._line, title, total)
+            yield _Lines(self._line, title, total, begun)
 
     def _line(self, title, completed, total, left, text, details) -> None:
         estimate = f"{clock(left)} left" if left is not None else "starting"
@@ -134,10 +137,10 @@ class Pace:
     training of an hour would last for days. So the mean leaves out what took more than `STANDSTILL` times the median.
     """
 
-    def __init__(self):
+    def __init__(self, begun: int = 0):
         self.durations = collections.deque(maxlen=REMEMBERED)
         """(seconds a part, parts), of the latest updates."""
-        self.time, self.done = time.monotonic(), 0
+        self.time, self.done = time.monotonic(), begun
 
     def note(self, completed: int) -> None:
         """So many parts are done now."""
@@ -166,9 +169,9 @@ class Pace:
 class _Lines:
     """The bar of a log file: at most a line in fifteen seconds."""
 
-    def __init__(self, say: Callable[..., None], title: str, total: int | None):
+    def __init__(self, say: Callable[..., None], title: str, total: int | None, begun: int = 0):
         self.say, self.title, self.total = say, title, total
-        self.last, self.pace = time.monotonic(), Pace()
+        self.last, self.pace = time.monotonic(), Pace(begun)
 
     def __call__(self, completed: int, text: str = "", total: int | None = None, details: dict | None = None) -> None:
         self.total = total if total is not None else self.total
