@@ -12,7 +12,8 @@ import sys
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tfkd import config  # noqa: E402 a program of the checkout, run from anywhere
+from benchmarks.proof import recorded  # noqa: E402 a program of the checkout, run from anywhere
+from tfkd import config  # noqa: E402
 from tfkd.run_dir import RunDir, read_json, write_json  # noqa: E402
 
 RESULTS = ROOT / "configs" / "results.json"
@@ -26,7 +27,7 @@ def record(run: RunDir) -> dict:
     files = [(report, f"{report['dataset']['name']} {split}")]
     for path in sorted(run.path.glob("evaluation-*.json")):
         files.append((read_json(path), path.stem.removeprefix("evaluation-")))
-    entries = read_json(RESULTS) if RESULTS.exists() else []
+    entries = recorded(RESULTS)
     for found, measured_on in files:
         entry = {
             "config": settings.name,
