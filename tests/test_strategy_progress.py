@@ -119,11 +119,18 @@ def test_a_shape_compiled_on_the_way_does_not_turn_an_hour_into_a_day(monkeypatc
 def test_what_was_done_before_a_resume_does_not_count_as_fast(monkeypatch):
     now, lines = [0.0], []
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    with display(lines).bar("train", 1000, begun=720) as update:
-        for step in range(721, 741):
+    with display(lines).bar("train", 1000) as update:
+        update(720)
+        for step in range(501, 721):  # of this epoch, passed over
+            now[0] += 0.001
+            update(step)
+        now[0] += 40.0
+        update(721)
+        assert lines == ["train  72%, starting"]
+        for step in range(722, 741):
             now[0] += 2.0
             update(step)
-    assert lines[-1] == "train  74%, 8:48 left"  # 264 of 2 seconds after step 736
+    assert lines[-1] == "train  74%, 8:46 left"  # 263 of 2 seconds after step 737
 
 
 def test_a_pace_that_changes_is_followed(monkeypatch):
@@ -151,6 +158,7 @@ def test_json_is_an_object_a_line_with_losses_by_term_and_the_time_left(monkeypa
     shown = progress.Display(console, mode="json")
     shown.say("Note: [joy]")
     with shown.bar("student", 100) as update:
+        update(0)
         now[0] = 20.0
         update(40, "epoch 2/3", details=DETAILS)
     said, step = map(json.loads, console.file.getvalue().splitlines())
@@ -179,6 +187,7 @@ def test_a_terminal_shows_the_time_left_and_losses_speed_and_memory_below_the_ba
     console, now = rich.console.Console(file=io.StringIO(), width=120, force_terminal=True), [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     with progress.Display(console).bar("student", 100) as update:
+        update(0)
         now[0] = 20.0
         update(40, "epoch 2/3", details=DETAILS)
     picture = console.file.getvalue()

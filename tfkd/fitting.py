@@ -91,7 +91,8 @@ def fit(
         checkpoint.set_model(distiller)
         checkpoint.on_train_end()
         return
-    with display.bar(title, steps, begun=first * train.steps + step) as update, stopping.finishing_steps():
+    with display.bar(title, steps) as update, stopping.finishing_steps():
+        update(first * train.steps + step)
         distiller.fit(
             feed(devices, functools.partial(train.dataset, first_epoch=first, first_step=step, repeat=True)),
             validation_data=None if validation is None else feed(devices, validation.dataset),

@@ -53,23 +53,20 @@ class Display:
         self.console.file.flush()
 
     @contextlib.contextmanager
-    def bar(self, title: str, total: int | None, begun: int = 0) -> Iterator[Callable[..., None]]:
+    def bar(self, title: str, total: int | None) -> Iterator[Callable[..., None]]:
         """Yields `update(completed, text="", total=None, details=None)` for a piece of work of `total` parts.
 
-        Arguments:
-            total: None where it is not known yet.
-            begun: how many parts were done before, by a work that goes on.
-
+        `total` is None where it is not known yet. A work that goes on says first how much of it was done before.
         `details` is of a training: `{"epoch", "epochs", "losses": {name: value}, "speed": {name: value}}`.
         """
         if self.mode == "quiet":
             yield lambda completed, text="", total=None, details=None: None
         elif self.mode == "json":
-            yield _Lines(self._progress, title, total, begun)
+            yield _Lines(self._progress, title, total)
         elif self.console.is_terminal:
             with _Bar(console=self.console) as progress:
-                task = progress.add_task(title, total=total, completed=begun, text="", details=None, left=None)
-                pace, whole = Pace(begun), total
+                task = progress.add_task(title, total=total, text="", details=None, left=None)
+                pace, whole = Pace(), total
 
                 def update(completed, text="", total=None, details=None):
                     nonlocal whole
@@ -80,7 +77,7 @@ class Display:
 
                 yield update
         else:
-            yield _Lines(self._line, title, total, begun)
+            yield _Lines(self._line, title, total)
 
     def _line(self, title, completed, total, left, text, details) -> None:
         estimate = f"{clock(left)} left" if left is not None else "starting"
@@ -135,23 +132,25 @@ class Pace:
 
     A step of a new shape is compiled first and takes a hundred times as long as the others: by the speed of that minute a
     training of an hour would last for days. So the mean leaves out what took more than `STANDSTILL` times the median.
+    Nor does it count what was done before the first note, and is only passed over by a work that goes on.
     """
 
-    def __init__(self, begun: int = 0):
+    def __init__(self):
         self.durations = collections.deque(maxlen=REMEMBERED)
         """(seconds a part, parts), of the latest updates."""
-        self.time, self.done = time.monotonic(), begun
+        self.time, self.done, self.begun = time.monotonic(), 0, None
 
     def note(self, completed: int) -> None:
         """So many parts are done now."""
-        now, parts = time.monotonic(), completed - self.done
+        self.begun = completed if self.begun is None else self.begun
+        now, parts = time.monotonic(), completed - max(self.done, self.begun)
         if parts > 0:
             self.durations.append(((now - self.time) / parts, parts))
         self.time, self.done = now, completed
 
     def left(self, total: int | None) -> float | None:
         """Seconds; None where the end is not known, or too little has been seen."""
-        if not total or self.done < FEWEST_TO_ESTIMATE or not self.durations:
+        if not total or not self.durations or self.done - self.begun < FEWEST_TO_ESTIMATE:
             return None
         most = STANDSTILL * self._median()
         usual = [(seconds, parts) for seconds, parts in self.durations if seconds <= most]
@@ -169,9 +168,9 @@ class Pace:
 class _Lines:
     """The bar of a log file: at most a line in fifteen seconds."""
 
-    def __init__(self, say: Callable[..., None], title: str, total: int | None, begun: int = 0):
+    def __init__(self, say: Callable[..., None], title: str, total: int | None):
         self.say, self.title, self.total = say, title, total
-        self.last, self.pace = time.monotonic(), Pace(begun)
+        self.last, self.pace = time.monotonic(), Pace()
 
     def __call__(self, completed: int, text: str = "", total: int | None = None, details: dict | None = None) -> None:
         self.total = total if total is not None else self.total
