@@ -74,12 +74,11 @@ def write_cache(
     def fill(chunks):
         writer.check_space()
         ask = _compiled(teacher, names, layout, jit_compile)
-        for index in chunks:
+        missing, batch = [index for index in chunks if not writer.has(index)], min(batch_size, writer.chunk_rows)
+        for index in missing:
             rows = writer.rows(index)
-            if not writer.has(index):
-                batch = min(batch_size, writer.chunk_rows)
-                writer.write(index, _answers(ask, rows, layout, store, buckets, batch, progress))
-            progress(int(rows[-1]) + 1, len(store))
+            progress(int(rows[0]), len(store))
+            writer.write(index, _answers(ask, rows, layout, store, buckets, batch, progress))
 
     if team is not None and team.count > 1:
         if finished is None:
@@ -96,6 +95,7 @@ def write_cache(
             return finished
         fill(range(writer.chunks))
         writer.finish(top_k)
+    progress(len(store), len(store))
     return TeacherCache(path, verify=False)
 
 
