@@ -53,7 +53,9 @@ def trained(parts: list[str], keep: Callable[[RunDir], Any]) -> Any:
     """What `keep` makes of the run that a command gives; of the run itself nothing stays once it is finished."""
     run = RunDir(RUNS / hashlib.sha256(shlex.join(parts).encode()).hexdigest()[:16])
     resume = ["--resume"] if run.config.exists() else []
-    subprocess.run([sys.executable, *parts[1:], "--output", str(run), *resume], cwd=ROOT, check=True)
+    code = subprocess.run([sys.executable, *parts[1:], "--output", str(run), *resume], cwd=ROOT).returncode
+    if code:
+        sys.exit(code)  # the run has said why
     kept = keep(run)
     remove(run.path)
     return kept
