@@ -49,13 +49,18 @@ def command(data: str, student: str, recipe: str, seed: int) -> list[str]:
     return ["python", "-m", "tfkd.train", f"configs/{data}.yaml", *parts]
 
 
+def train(arguments: list[str]) -> None:
+    """Runs `python ARGUMENTS`; where that fails, this program ends as it did: the run has said why."""
+    code = subprocess.run([sys.executable, *arguments], cwd=ROOT).returncode
+    if code:
+        sys.exit(code)
+
+
 def trained(parts: list[str], keep: Callable[[RunDir], Any]) -> Any:
     """What `keep` makes of the run that a command gives; of the run itself nothing stays once it is finished."""
     run = RunDir(RUNS / hashlib.sha256(shlex.join(parts).encode()).hexdigest()[:16])
     resume = ["--resume"] if run.config.exists() else []
-    code = subprocess.run([sys.executable, *parts[1:], "--output", str(run), *resume], cwd=ROOT).returncode
-    if code:
-        sys.exit(code)  # the run has said why
+    train([*parts[1:], "--output", str(run), *resume])
     kept = keep(run)
     remove(run.path)
     return kept

@@ -6,13 +6,12 @@ writes them into the READMEs.
 
 import argparse
 import pathlib
-import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.proof import recorded  # noqa: E402 a program of the checkout, run from anywhere
+from benchmarks.proof import recorded, train  # noqa: E402 a program of the checkout, run from anywhere
 from tfkd import config  # noqa: E402
 from tfkd.run_dir import RunDir, read_json, write_json  # noqa: E402
 
@@ -62,8 +61,7 @@ def main() -> None:
     for seed in options.seeds if options.config else []:
         output = ROOT / "runs" / f"{pathlib.Path(options.config).stem}-seed{seed}"
         overrides = [part for item in [f"seed={seed}", *options.set] for part in ("--set", item)]
-        command = [sys.executable, "-m", "tfkd.train", options.config, *overrides, "--output", str(output)]
-        subprocess.run(command, cwd=ROOT, check=True)
+        train(["-m", "tfkd.train", options.config, *overrides, "--output", str(output)])
         runs.append(RunDir(output))
     for run in runs:
         found = record(run)

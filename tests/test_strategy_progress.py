@@ -5,7 +5,7 @@ import numpy as np
 import rich.console
 import tensorflow as tf
 
-from tfkd import progress, speed, strategy
+from tfkd import callbacks, progress, speed, strategy
 from tfkd.data.pipeline import Batches
 
 
@@ -120,17 +120,20 @@ def test_what_was_done_before_a_resume_does_not_count_as_fast(monkeypatch):
     now, lines = [0.0], []
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     with display(lines).bar("train", 1000) as update:
-        update(720)
-        for step in range(501, 721):  # of this epoch, passed over
-            now[0] += 0.001
-            update(step)
+        bar = callbacks.ProgressBar(update, steps=500, epochs=2, begun=720)
+        bar.on_train_begin()
+        bar.on_epoch_begin(1)
+        for batch in range(220):  # of this epoch, passed over
+            now[0] += 1.0
+            bar.on_train_batch_end(batch)
+        assert not lines
         now[0] += 40.0
-        update(721)
-        assert lines == ["train  72%, starting"]
-        for step in range(722, 741):
+        bar.on_train_batch_end(220)
+        assert lines == ["train  72%, starting  epoch 2/2"]
+        for batch in range(221, 240):
             now[0] += 2.0
-            update(step)
-    assert lines[-1] == "train  74%, 8:46 left"  # 263 of 2 seconds after step 737
+            bar.on_train_batch_end(batch)
+    assert lines[-1] == "train  74%, 8:46 left  epoch 2/2"  # 263 of 2 seconds after step 737
 
 
 def test_a_pace_that_changes_is_followed(monkeypatch):

@@ -92,7 +92,6 @@ def fit(
         checkpoint.on_train_end()
         return
     with display.bar(title, steps) as update, stopping.finishing_steps():
-        update(first * train.steps + step)
         distiller.fit(
             feed(devices, functools.partial(train.dataset, first_epoch=first, first_step=step, repeat=True)),
             validation_data=None if validation is None else feed(devices, validation.dataset),
@@ -104,7 +103,7 @@ def fit(
             verbose=0,
             callbacks=[
                 speed,
-                callbacks.ProgressBar(update, train.steps, training.epochs, speed),
+                callbacks.ProgressBar(update, train.steps, training.epochs, first * train.steps + step, speed),
                 callbacks.BadStepsLimit(title, train.steps, training.max_bad_steps, train.rows_of, display.say),
                 log,
                 keras.callbacks.TensorBoard(run.tensorboard / folder.name, write_graph=False),

@@ -132,7 +132,7 @@ class Pace:
 
     A step of a new shape is compiled first and takes a hundred times as long as the others: by the speed of that minute a
     training of an hour would last for days. So the mean leaves out what took more than `STANDSTILL` times the median.
-    Nor does it count what was done before the first note, and is only passed over by a work that goes on.
+    Nor does it count what was done before the first note.
     """
 
     def __init__(self):
@@ -142,8 +142,9 @@ class Pace:
 
     def note(self, completed: int) -> None:
         """So many parts are done now."""
-        self.begun = completed if self.begun is None else self.begun
-        now, parts = time.monotonic(), completed - max(self.done, self.begun)
+        if self.begun is None:
+            self.begun = self.done = completed
+        now, parts = time.monotonic(), completed - self.done
         if parts > 0:
             self.durations.append(((now - self.time) / parts, parts))
         self.time, self.done = now, completed

@@ -74,11 +74,12 @@ def write_cache(
     def fill(chunks):
         writer.check_space()
         ask = _compiled(teacher, names, layout, jit_compile)
-        missing, batch = [index for index in chunks if not writer.has(index)], min(batch_size, writer.chunk_rows)
+        batch = min(batch_size, writer.chunk_rows)
+        missing = [index for index in chunks if not writer.has(index)]
+        if missing:  # once: between a worker's chunks lie those of the others
+            progress(int(writer.rows(missing[0])[0]), len(store))
         for index in missing:
-            rows = writer.rows(index)
-            progress(int(rows[0]), len(store))
-            writer.write(index, _answers(ask, rows, layout, store, buckets, batch, progress))
+            writer.write(index, _answers(ask, writer.rows(index), layout, store, buckets, batch, progress))
 
     if team is not None and team.count > 1:
         if finished is None:
@@ -90,13 +91,12 @@ def write_cache(
         return finished
     with _alone(path, lambda: progress(min(writer.count() * writer.chunk_rows, len(store)), len(store))):
         finished = _finished(path, layout, top_k, store)  # by the process that was waited for
-        if finished is not None:
-            progress(len(store), len(store))
-            return finished
-        fill(range(writer.chunks))
-        writer.finish(top_k)
+        if finished is None:
+            fill(range(writer.chunks))
+            writer.finish(top_k)
+            finished = TeacherCache(path, verify=False)
     progress(len(store), len(store))
-    return TeacherCache(path, verify=False)
+    return finished
 
 
 def _finished(path: pathlib.Path, layout: list, top_k: int | None, store: Store) -> TeacherCache | None:
