@@ -394,6 +394,16 @@ def test_new_loss_terms_show_up_on_their_own(no_pictures, tmp_path):
     assert not any(name in text for name in ("learning rate", "per second", "gigaflops", "memory gb"))
 
 
+def test_a_teacher_trained_before_has_no_place_in_the_legend_of_the_training(full_page, no_pictures, tmp_path):
+    run = fill(make_run(tmp_path / "run"))
+    lines = run.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+    run.metrics.write_text("".join(line for line in lines if '"role": "teacher"' not in line), encoding="utf-8")
+    for page, trained in ((full_page, ["teacher", "baseline", "student"]), (page_of(run), ["baseline", "student"])):
+        training = page.partition('<section id="training">')[2].partition("</section>")[0]
+        assert re.findall(r'<li><i class="line (\w+)">', training) == trained
+        assert ("The teacher was not trained in this run" in training) == ("teacher" not in trained)
+
+
 def test_half_a_line_in_the_log_costs_that_line_alone(no_pictures, tmp_path):
     run = fill(make_run(tmp_path / "run"))
     with open(run.metrics, "ab") as stream:

@@ -59,6 +59,7 @@ def page(run: RunDir, report: dict, manifest: list[dict] | None) -> str:
         "origin": _origin(config, report),
         "smaller": {key: words.ratio(models["teacher"][key], models["student"][key]) for key in ("parameters", "bytes")},
         "axis": axis(report["models"], report["metric"]),
+        "trained": [role for role in models if role in history],
         "losses": _losses(history, set(models["student"]["metrics"])),
         "unreadable": unreadable,
         "exports": [words.export(entry, headline) for entry in manifest or []],
