@@ -71,12 +71,17 @@ def test_help_comes_at_once_and_without_tensorflow():
         "try: runpy.run_module('export', run_name='__main__')\n"
         "except SystemExit as done: print(done.code, time.process_time(), 'tensorflow' in sys.modules, 'keras' in sys.modules)"
     )
-    done = fresh(code)
-    *text, last = done.stdout.splitlines()
-    status, seconds, *imported = last.split()
-    assert ", ".join(formats.FORMATS) in " ".join(" ".join(text).split())
-    assert (status, imported) == ("0", ["False", "False"])
-    assert float(seconds) < 0.5
+    seconds = []
+    for _ in range(3):
+        *text, last = fresh(code).stdout.splitlines()
+        status, taken, *imported = last.split()
+        assert ", ".join(formats.FORMATS) in " ".join(" ".join(text).split())
+        assert (status, imported) == ("0", ["False", "False"])
+        seconds.append(float(taken))
+    # Beside the two libraries that the configuration is read with, 4 times; TensorFlow is 60 times. In seconds no bound would
+    # hold on every machine.
+    libraries = "import time, pydantic, yaml; print(time.process_time())"
+    assert min(seconds) < 8 * min(float(fresh(libraries).stdout) for _ in range(3))
 
 
 @pytest.mark.parametrize("arguments", (["--format", "gguf", "RUN"], [], ["RUN", "--format"]))
