@@ -36,6 +36,7 @@ def small(tmp_path):
         ('train.epochs="2"', 'train.epochs = "2": should be a valid integer; write it without quotes'),
         ("train.epochs=0", "train.epochs = 0: should be greater than or equal to 1"),
         ("distill.temperature=.nan", "distill.temperature = NaN: should be a finite number"),
+        ("strategy.xla='off'", "strategy.xla = \"off\": must be 'auto', on or off, those two without quotes"),
         (
             "strategy.kind=mirored",
             "strategy.kind = \"mirored\": must be 'auto', 'one', 'mirrored' or 'multi_worker'; did you mean mirrored?",

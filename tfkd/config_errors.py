@@ -32,7 +32,11 @@ def explain(error: pydantic.ValidationError, schema: type[pydantic.BaseModel]) -
         case "value_error":
             return str(problem["ctx"]["error"]) if key in ("", *_SECTIONS) else f"{key}: {problem['ctx']['error']}"
         case "literal_error":
-            return f"{key} = {value}: must be {problem['ctx']['expected']}{_close(problem)}"
+            # In a union with true and false: they are what YAML makes of on and off, but not in quotes.
+            at = problem["loc"][:-1]
+            switch = any(p["type"] == "bool_type" and p["loc"][:-1] == at for p in problems)
+            expected = problem["ctx"]["expected"] + (", on or off, those two without quotes" if switch else "")
+            return f"{key} = {value}: must be {expected}{_close(problem)}"
         case "string_type":
             return f"{key} = {value}: {_lower(problem['msg'])}" + ("" if isinstance(problem["input"], list | dict) else _QUOTE)
         case "int_type" | "float_type" | "bool_type" if re.fullmatch(r"[-+.eE\d]+|true|false", str(problem["input"])):
