@@ -68,7 +68,9 @@ class Data:
                 raise UserError(
                     "train.augment changes what the student reads, and the teacher reads word pieces of its own: leave it out"
                 )
-            augment = Augmentation(augment.mask, augment.replace, self.tokenizer)
+            # Labels do not say what two texts one behind another are about; a teacher does.
+            concatenate = augment.concatenate if taught else 0.0
+            augment = Augmentation(augment.mask, augment.replace, self.tokenizer, concatenate)
         return self.batches("train", training.batch_size, taught, training.pack, shuffle=True, augment=augment)
 
     def validation(self) -> pipeline.Batches:

@@ -40,7 +40,7 @@ QUANTIZABLE = ("classification", "regression", "multilabel", "tagging", "questio
 """Tasks whose heads `tfkd.models.quantized` knows."""
 
 PACKABLE = ("classification", "regression", "multilabel", "sentence_embedding")
-"""Tasks that answer once for a text; what answers at every position would compute the padding after all."""
+"""Tasks that answer once for a text: it may lie anywhere in a row, and another one may follow it."""
 
 _SOFTENED = ("temperature", "over")
 _FEATURES = ("layers", "projection")
@@ -206,10 +206,14 @@ class Augment(Section):
     """Share of the word pieces that are hidden behind [MASK]."""
     replace: Fraction = 0.0
     """Share of the word pieces that pieces of other texts stand in for."""
+    concatenate: Fraction = 0.0
+    """Share of the texts that another one of the batch follows: more of them than there are to ask a teacher about, and longer
+    ones. Labels say nothing of the two, so that it needs `distill.alpha: 0`, and what a training shows of its own accuracy counts
+    the first one's; the baseline reads texts as they are."""
 
     @pydantic.model_validator(mode="after")
     def _some_text_is_left(self):
-        if not 0.0 < self.mask + self.replace < 1.0:
+        if not 0.0 < self.mask + self.replace < 1.0 and not (self.concatenate and self.mask + self.replace == 0.0):
             raise ValueError(f"mask + replace = {self.mask + self.replace:g}: must be above 0 and below 1")
         return self
 
@@ -674,6 +678,26 @@ class Config(Section):
             )
         if self.task == "masked_language_model":
             raise ValueError("train.augment: task: masked_language_model hides words itself; leave it out")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _teachers_answer_for_two_texts(self):
+        def asked(training):
+            return training is not None and training.augment is not None and training.augment.concatenate > 0.0
+
+        if any(asked(model.training) for model in self.teacher.models):
+            raise ValueError("augment.concatenate is for a student: a teacher learns from labels, which say nothing of two texts")
+        stages = self.trainings()
+        taught = [stage for stage in stages if asked(stage.train)] + (stages[-1:] if asked(self.compression.qat) else [])
+        if not taught:
+            return self
+        pairs = [stage for stage in taught if (stage.data or self.data).columns.text_pair is not None]
+        if self.task not in PACKABLE or (pairs and self.task != "sentence_embedding"):
+            raise ValueError(f"train.augment.concatenate goes with single texts of task: {', '.join(PACKABLE)}; leave it out")
+        if any(stage.distill.alpha != 0.0 for stage in taught):
+            raise ValueError(
+                "train.augment.concatenate: labels say nothing of two texts one behind another: set distill.alpha to 0"
+            )
         return self
 
     @pydantic.model_validator(mode="after")

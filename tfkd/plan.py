@@ -4,7 +4,7 @@ import rich.box
 import rich.table
 from rich.text import Text
 
-from tfkd.config import OBJECTIVE_OPTIONS, Changing, Config, Stage, Training
+from tfkd.config import OBJECTIVE_OPTIONS, Augment, Changing, Config, Stage, Training
 from tfkd.evaluate import parameters
 from tfkd.models.with_head import TransformerWithHead
 from tfkd.run_dir import RunDir
@@ -85,8 +85,14 @@ def _trained(training: Training, data) -> str:
     steps = -(-rows // training.batch_size) * training.epochs
     epochs = "1 epoch" if training.epochs == 1 else f"{training.epochs} epochs"
     augment = training.augment
-    changed = "" if augment is None else f"; {augment.mask:.0%} of the pieces hidden, {augment.replace:.0%} replaced"
+    changed = "" if augment is None else f"; {_altered(augment)}"
     return f"{epochs} of {rows:,} examples, batch {training.batch_size}: {steps:,} steps{changed}"
+
+
+def _altered(augment: Augment) -> str:
+    pieces = f"{augment.mask:.0%} of the pieces hidden, {augment.replace:.0%} replaced"
+    texts = f"{augment.concatenate:.0%} of the texts with another one behind"
+    return ", ".join([texts] * (augment.concatenate > 0) + [pieces] * (augment.mask + augment.replace > 0))
 
 
 def _shape(model) -> str:

@@ -34,7 +34,7 @@ class Speed(keras.callbacks.Callback):
         return self.found | memory() if self.found else {}
 
     def on_epoch_begin(self, epoch, logs=None):
-        plan, lengths = self.batches.plan(epoch), self.batches.store.lengths
+        plan, lengths = self.batches.plan(epoch), self.batches.lengths
         work = [self._work(batch, lengths) for batch in plan]
         self.done = np.cumsum([(0.0, 0.0, 0.0), *work], axis=0)
         self.past.clear()

@@ -32,14 +32,18 @@ class PackedBatches(Batches):
         super().__init__(*arguments, **options)
         if not self.shuffle:
             raise ValueError("packed batches come in an order of their own: shuffle=False cannot be had")
-        self.lengths = np.minimum(self.store.lengths, self.buckets[-1])
-        self.longest = int(self.lengths.max(initial=1))
+        longer = self.augment is not None and self.augment.concatenate
+        self.longest = int(self.buckets[-1] if longer else self.lengths.max(initial=1))
         self.width = self._choose_width()
 
     @functools.cached_property
     def heights(self) -> list[int]:
         """How many rows the batches of the first epoch have, each number once."""
         return sorted({rows for rows, _ in self.sizes})
+
+    @property
+    def widths(self) -> list[int]:
+        return [self.longest]
 
     def shapes(self) -> int:
         return len(self.heights)
@@ -53,7 +57,7 @@ class PackedBatches(Batches):
         """The batches of an epoch: rows (B,), -1 where a row is filler, and the length of the longest text there is."""
         random = np.random.default_rng((self.seed, epoch))
         order = random.permutation(len(self.store))
-        order = order[np.argsort(self.lengths[order], kind="stable")]
+        order = order[np.argsort(self.store.lengths[order], kind="stable")]
         filler = np.full(self.steps * self.batch_size - len(order), -1)
         groups = np.concatenate([filler, order]).reshape(self.batch_size, self.steps)
         batches = random.permuted(random.permuted(groups, axis=1).T, axis=1)

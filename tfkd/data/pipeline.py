@@ -59,7 +59,10 @@ class Batches:
         shuffle: a new order each epoch, the same for the same `seed` and epoch number; else by length, stable.
         seed: of the orders.
         teacher: what a teacher said of these rows; it joins the inputs, each tensor as `teacher.NAME`.
-        augment: changes the inputs of each batch that is shuffled: `augment(inputs, random)`, drawn anew each epoch.
+        augment: changes the inputs of each batch that is shuffled, drawn anew each epoch.
+
+    Attributes:
+        lengths: (R,) int64, word pieces that are read of each row; their mean, where `augment` lengthens texts.
 
     Raises:
         ValueError: `teacher` answered for other rows, or for rows as they were before `augment`.
@@ -79,7 +82,9 @@ class Batches:
         self.store, self.batch_size, self.shuffle, self.seed = store, batch_size, shuffle, seed
         self.teacher, self.augment = teacher, augment
         self.buckets = np.asarray(buckets)
-        self.bucket_of = np.searchsorted(self.buckets, np.minimum(store.lengths, self.buckets[-1]))
+        self.lengths = store.lengths if augment is None else augment.mean_lengths(store.lengths)
+        self.lengths = np.minimum(self.lengths, self.buckets[-1])
+        self.bucket_of = np.searchsorted(self.buckets, self.lengths)
         self.steps = -(-len(store) // batch_size)
         if teacher is not None:
             if augment is not None:
@@ -118,6 +123,11 @@ class Batches:
         """What is computed for each batch of the first epoch, as `computed` says it."""
         return [self.computed(batch) for batch in self.plan()]
 
+    @property
+    def widths(self) -> list[int]:
+        """What a batch may be padded to, rising."""
+        return self.buckets.tolist()
+
     def shapes(self) -> int:
         """How many shapes batches have."""
         return len(self.buckets)
@@ -129,7 +139,7 @@ class Batches:
     def padding(self) -> float:
         """Share of an epoch's tokens that are padding."""
         tokens = sum(rows * length for rows, length in self.sizes)
-        return 1.0 - int(self.store.lengths.sum()) / tokens if tokens else 0.0
+        return 1.0 - int(self.lengths.sum()) / tokens if tokens else 0.0
 
     def rows_of(self, epoch: int, step: int) -> str:
         """Which rows a batch has, in words: for whoever looks for a bad one."""
@@ -181,7 +191,7 @@ class Batches:
         random = np.random.default_rng(place) if self.shuffle else None
         x, y, sample_weight = self.store.target.batch(self.store, rows, length, random)
         if self.augment is not None and random is not None:
-            x = self.augment(x, random)
+            x = self.augment(x, random, self.widths)
         x, y, sample_weight = tf.nest.map_structure(lambda values: values[part], (x, y, sample_weight))
         return (x if self.teacher is None else x | self.teacher.gather(rows[part], length)), y, sample_weight
 
