@@ -35,17 +35,26 @@ STUDENTS = {
         "train.learning_rate=5e-4",
     ),
 }
+STAGED = {
+    "sst2": (
+        "stages=null",
+        "train={epochs: 2, batch_size: 32, learning_rate: 5e-5}",
+        "distill={alpha: 0.5, temperature: 2.0, objectives: [kl_divergence, hidden_state_mse]}",
+    )
+}
+"""One training in place of the stages, where a configuration has some: for `response`, and for the small student."""
 RECIPES = {"response": ("distill.objectives=null",), "best": ("baseline=false",)}
 """The student alone is trained beside `response`: the recipe makes no difference to it."""
 
 
-def overrides(student: str, recipe: str, seed: int) -> list[str]:
+def overrides(data: str, student: str, recipe: str, seed: int) -> list[str]:
     """The fields in which a run differs from its configuration."""
-    return [*STUDENTS[student], *RECIPES[recipe], f"seed={seed}", "export.formats=[]"]
+    single = STAGED.get(data, ()) if (student, recipe) != ("half", "best") else ()
+    return [*single, *STUDENTS[student], *RECIPES[recipe], f"seed={seed}", "export.formats=[]"]
 
 
 def command(data: str, student: str, recipe: str, seed: int) -> list[str]:
-    parts = [part for item in overrides(student, recipe, seed) for part in ("--set", item)]
+    parts = [part for item in overrides(data, student, recipe, seed) for part in ("--set", item)]
     return ["python", "-m", "tfkd.train", f"configs/{data}.yaml", *parts]
 
 

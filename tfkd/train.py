@@ -134,8 +134,11 @@ def train(config: Config, run: RunDir, display: Display, resume: bool, cluster: 
     with devices.scope():
         keras.utils.set_random_seed(config.seed)
         models["student"] = student = build.make_student(config, teacher, source.labels, tokenizer.vocabulary_size, task)
-    epochs_before = 0
-    for number, stage in enumerate(stages):
+    finished = team.told(resume and run.student.exists())
+    if finished:  # of the stages before the last one nothing is left by then
+        team.read(student, run.student)
+    epochs_before = sum(stage.train.epochs for stage in stages) if finished else 0
+    for number, stage in enumerate([] if finished else stages):
         after = run.student if stage is stages[-1] else run.checkpoints / f"student-{stage.name}.weights.h5"
         if team.told(resume and after.exists()):
             team.read(student, after)
