@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import keras
 import numpy as np
@@ -12,6 +13,7 @@ from tests.whole_run import go
 from tfkd import build, config, fitting, open_teacher
 from tfkd.errors import UserError
 from tfkd.objectives import OBJECTIVES
+from tfkd.run_dir import RunDir
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -112,6 +114,17 @@ def test_a_finished_stage_is_not_repeated_on_resume(finished, staged, tmp_path, 
     expected, found = (keras.models.load_model(one.student, compile=False).get_weights() for one in (whole, run))
     for a, b in zip(expected, found, strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
+
+
+def test_a_finished_student_is_read_whole_when_its_run_gets_a_baseline(finished, staged, tmp_path, monkeypatch):
+    """What its first stage left for a resume is gone by then."""
+    run = RunDir(shutil.copytree(finished[0].path, tmp_path / "run"))
+    real, trained = fitting.fit, []
+    monkeypatch.setattr(fitting, "fit", lambda role, *rest, **named: trained.append(role) or real(role, *rest, **named))
+    before = run.student.read_bytes()
+    go(staged, run.path, "baseline=true", resume=True)
+    assert trained == ["baseline"] and run.student.read_bytes() == before
+    assert {model["role"] for model in json.loads(run.report_json.read_text())["models"]} == {"teacher", "baseline", "student"}
 
 
 @pytest.mark.slow
