@@ -120,6 +120,17 @@ def test_concatenated_texts_go_through_the_pipeline(store, tokenizer, kind):
         assert texts_of(x) == [text for half, _, _ in halves for text in texts_of(half)]
 
 
+def test_packed_batches_of_longer_texts_have_few_heights_that_are_known(store, tokenizer):
+    batches = PackedBatches(store, 32, [32], shuffle=True, augment=Augmentation(0.0, 0.0, tokenizer, concatenate=0.5))
+    found = set()
+    for epoch in range(10):
+        for x, _, _ in batches.dataset(first_epoch=epoch).as_numpy_iterator():
+            found.add(len(x["packing"]))
+            places = x["packing"][x["packing"] >= 0]
+            np.testing.assert_array_equal(np.sort(places), np.flatnonzero(x["padding_mask"]))
+    assert found <= set(batches.heights) and all(height % 2 == 0 for height in found)
+
+
 def test_the_student_asks_about_two_texts_and_what_learns_from_labels_reads_one(store, tokenizer):
     training = config.Training(batch_size=20, augment={"mask": 0.0, "concatenate": 1.0})
     data = Data(None, {"train": store}, [16, 32], "", 0, tokenizer)

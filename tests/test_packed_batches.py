@@ -119,6 +119,23 @@ def test_answers_inner_tensors_and_gradients_are_those_of_texts_apart(options, x
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=2e-6, err_msg=variable.path)
 
 
+def test_rows_without_a_text_change_nothing():
+    """There are some where R is a multiple of something: answers and gradients are finite and the same."""
+    made = model()
+    x, y, weight = batch()
+    packing, starts = pack(x["padding_mask"], WIDTH, 7)
+    assert len(packing) % 7 == 0 and (packing[-1] == -1).all() and len(packing) > len(packed(x)["packing"])
+    found = []
+    for inputs in (packed(x), x | {"packing": packing, "packing_starts": starts}):
+        with tf.GradientTape() as tape:
+            logits = made({name: tf.constant(value) for name, value in inputs.items()})
+            value = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(y, logits, sample_weight=weight)
+        found.append([logits[weight > 0], *map(tf.convert_to_tensor, tape.gradient(value, made.trainable_variables))])
+    for one, other in zip(*found, strict=True):
+        assert np.isfinite(other).all()
+        np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-6)
+
+
 def test_neither_other_texts_of_a_row_nor_its_empty_places_matter_to_a_text():
     made = model(pooling="mean")
     x, *_ = batch()

@@ -24,6 +24,7 @@ class PackedBatches(Batches):
         packing_starts   (B,) int32
 
     which our encoder computes its layers by. What is missing to whole batches are rows of weight 0, spread over the epoch.
+    Where `augment` lengthens texts, batches differ more, and R is a multiple of B / 16, so that there are few shapes still.
 
     Arguments: as of `Batches`.
     """
@@ -34,12 +35,15 @@ class PackedBatches(Batches):
             raise ValueError("packed batches come in an order of their own: shuffle=False cannot be had")
         longer = self.augment is not None and self.augment.concatenate
         self.longest = int(self.buckets[-1] if longer else self.lengths.max(initial=1))
+        self.multiple = max(1, self.batch_size // 16) if longer else 1
         self.width = self._choose_width()
 
     @functools.cached_property
     def heights(self) -> list[int]:
-        """How many rows the batches of the first epoch have, each number once."""
-        return sorted({rows for rows, _ in self.sizes})
+        """How many rows the batches of the first epoch have, each number once; with longer texts, about so many."""
+        heights = {rows for rows, _ in self.sizes}
+        spread = (-self.multiple, 0, self.multiple) if self.multiple > 1 else (0,)
+        return sorted({max(1, rows + more) for rows in heights for more in spread})
 
     @property
     def widths(self) -> list[int]:
@@ -65,7 +69,7 @@ class PackedBatches(Batches):
 
     def computed(self, batch: tuple[np.ndarray, int]) -> tuple[int, int]:
         rows, _ = batch
-        return len(lay(self._lengths_of(rows), self.width)), self.width
+        return _up(len(lay(self._lengths_of(rows), self.width)), self.multiple), self.width
 
     def _choose_width(self) -> int:
         """From the longest text to twice that: the smallest that leaves `ENOUGH` padding or less, else what leaves least."""
@@ -82,7 +86,7 @@ class PackedBatches(Batches):
 
     def _batch(self, rows, length, place, part=slice(None)):
         x, y, sample_weight = super()._batch(rows, length, place, part)
-        packing, starts = pack(x["padding_mask"], self.width)
+        packing, starts = pack(x["padding_mask"], self.width, self.multiple)
         return x | {"packing": packing, "packing_starts": starts}, y, sample_weight
 
     def _input_signature(self, size: int) -> dict[str, tf.TensorSpec]:
@@ -108,12 +112,12 @@ def lay(lengths: np.ndarray, width: int) -> list[list[int]]:
     return rows or [[]]
 
 
-def pack(padding_mask: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """`packing` (R, W) and `packing_starts` (B,) of a batch whose texts begin at position 0; see `PackedBatches`."""
+def pack(padding_mask: np.ndarray, width: int, multiple: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """`packing` (R, W), R a `multiple`, and `packing_starts` (B,) of texts that begin at position 0; see `PackedBatches`."""
     texts, length = padding_mask.shape
     lengths = padding_mask.sum(axis=1)
     rows = lay(lengths, width)
-    packing, starts = np.full((len(rows), width), -1, "int32"), np.zeros(texts, "int32")
+    packing, starts = np.full((_up(len(rows), multiple), width), -1, "int32"), np.zeros(texts, "int32")
     for row, members in enumerate(rows):
         at = 0
         for text in members:
@@ -121,3 +125,7 @@ def pack(padding_mask: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
             packing[row, at : at + lengths[text]] = text * length + np.arange(lengths[text])
             at += lengths[text]
     return packing, starts
+
+
+def _up(rows: int, multiple: int) -> int:
+    return -(-rows // multiple) * multiple
