@@ -682,22 +682,22 @@ class Config(Section):
 
     @pydantic.model_validator(mode="after")
     def _teachers_answer_for_two_texts(self):
-        def asked(training):
-            return training is not None and training.augment is not None and training.augment.concatenate > 0.0
-
-        if any(asked(model.training) for model in self.teacher.models):
-            raise ValueError("augment.concatenate is for a student: a teacher learns from labels, which say nothing of two texts")
-        stages = self.trainings()
-        taught = [stage for stage in stages if asked(stage.train)] + (stages[-1:] if asked(self.compression.qat) else [])
-        if not taught:
+        trainings = self._every_training()
+        longer = [where for where, training in trainings.items() if training.augment and training.augment.concatenate]
+        teachers = [where for where in longer if where.startswith("teacher")]
+        if teachers:
+            why = "is for a student: a teacher learns from labels, which say nothing of two texts"
+            raise ValueError(f"{teachers[0]}.augment.concatenate {why}")
+        if not longer:
             return self
-        pairs = [stage for stage in taught if (stage.data or self.data).columns.text_pair is not None]
+        stages = [stage for where, stage in self._of_the_student() if where in longer]
+        stages += self.trainings()[-1:] if "compression.qat" in longer else []
+        pairs = [stage for stage in stages if (stage.data or self.data).columns.text_pair is not None]
+        key = f"{longer[0]}.augment.concatenate"
         if self.task not in PACKABLE or (pairs and self.task != "sentence_embedding"):
-            raise ValueError(f"train.augment.concatenate goes with single texts of task: {', '.join(PACKABLE)}; leave it out")
-        if any(stage.distill.alpha != 0.0 for stage in taught):
-            raise ValueError(
-                "train.augment.concatenate: labels say nothing of two texts one behind another: set distill.alpha to 0"
-            )
+            raise ValueError(f"{key} goes with single texts of task: {', '.join(PACKABLE)}; leave it out")
+        if any(stage.distill.alpha != 0.0 for stage in stages):
+            raise ValueError(f"{key}: labels say nothing of two texts one behind another: set distill.alpha to 0")
         return self
 
     @pydantic.model_validator(mode="after")

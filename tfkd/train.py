@@ -134,33 +134,31 @@ def train(config: Config, run: RunDir, display: Display, resume: bool, cluster: 
     with devices.scope():
         keras.utils.set_random_seed(config.seed)
         models["student"] = student = build.make_student(config, teacher, source.labels, tokenizer.vocabulary_size, task)
-    finished = team.told(resume and run.student.exists())
-    if finished:  # of the stages before the last one nothing is left by then
-        team.read(student, run.student)
-    epochs_before = sum(stage.train.epochs for stage in stages) if finished else 0
-    for number, stage in enumerate([] if finished else stages):
-        after = run.student if stage is stages[-1] else run.checkpoints / f"student-{stage.name}.weights.h5"
-        if team.told(resume and after.exists()):
-            team.read(student, after)
-        else:
-            texts = build.open_stage(stage, data, kind.target, tokenizer, display, others)
-            keras.utils.set_random_seed(config.seed + number)
-            if number:
-                reseed(student, config.seed + number)  # the same draws whether the stage before ran just now or was read
-            part = texts.train(stage.train)
-            steps = {"steps": part.steps * stage.train.epochs, "steps_per_epoch": part.steps}
-            with devices.scope():
-                objectives = build.make_objectives(stage.distill, task, student, teacher, **steps)
-                alpha = build.schedule(stage.distill.alpha, **steps)
-            asked = config, teacher, members, objectives, texts, stage.train, display, team
-            knowledge, part = build_teacher.make_knowledge(*asked)
-            watched = stage is stages[-1] or stage.train.keep == "best"
-            parts = part, texts.validation() if watched else None
-            learned = {"teacher": knowledge, "objectives": objectives, "alpha": alpha}
-            counted = {"stage": stage.name if len(stages) > 1 else None, "epochs_before": epochs_before}
-            fit("student", student, config, stage.train, *parts, task, run, display, devices, resume, **learned, **counted)
-            with whole(after) as path:
-                student.save(path) if stage is stages[-1] else student.save_weights(path)
+    files = [run.checkpoints / f"student-{stage.name}.weights.h5" for stage in stages[:-1]] + [run.student]
+    # Where a stage's file is, all stages before it are done, though what they left may be gone.
+    done = team.told(max((number for number, file in enumerate(files, start=1) if resume and file.exists()), default=0))
+    if done:
+        team.read(student, files[done - 1])
+    epochs_before = sum(stage.train.epochs for stage in stages[:done])
+    for number, stage in enumerate(stages[done:], start=done):
+        texts = build.open_stage(stage, data, kind.target, tokenizer, display, others)
+        keras.utils.set_random_seed(config.seed + number)
+        if number:
+            reseed(student, config.seed + number)  # the same draws whether the stage before ran just now or was read
+        part = texts.train(stage.train)
+        steps = {"steps": part.steps * stage.train.epochs, "steps_per_epoch": part.steps}
+        with devices.scope():
+            objectives = build.make_objectives(stage.distill, task, student, teacher, **steps)
+            alpha = build.schedule(stage.distill.alpha, **steps)
+        asked = config, teacher, members, objectives, texts, stage.train, display, team
+        knowledge, part = build_teacher.make_knowledge(*asked)
+        watched = stage is stages[-1] or stage.train.keep == "best"
+        parts = part, texts.validation() if watched else None
+        learned = {"teacher": knowledge, "objectives": objectives, "alpha": alpha}
+        counted = {"stage": stage.name if len(stages) > 1 else None, "epochs_before": epochs_before}
+        fit("student", student, config, stage.train, *parts, task, run, display, devices, resume, **learned, **counted)
+        with whole(files[number]) as path:
+            student.save(path) if stage is stages[-1] else student.save_weights(path)
         epochs_before += stage.train.epochs
         seconds.lap("student" if len(stages) == 1 else f"student, {stage.name}")
 

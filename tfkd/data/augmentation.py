@@ -70,7 +70,7 @@ class Augmentation:
         others = (np.arange(len(texts)) + random.integers(1, max(2, len(texts)), len(texts))) % len(texts)
         followed = random.random(len(texts)) < self.concatenate
         made = [
-            np.append(np.append(text[:-1], texts[other][1:-1])[: lengths[-1] - 1], self.sep_id) if follow and len(text) else text
+            np.append([*text[:-1], *texts[other][1:-1]][: lengths[-1] - 1], self.sep_id) if follow and len(text) else text
             for text, other, follow in zip(texts, others, followed, strict=True)
         ]
         longest = max(map(len, made))

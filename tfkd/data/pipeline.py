@@ -82,8 +82,7 @@ class Batches:
         self.store, self.batch_size, self.shuffle, self.seed = store, batch_size, shuffle, seed
         self.teacher, self.augment = teacher, augment
         self.buckets = np.asarray(buckets)
-        self.lengths = store.lengths if augment is None else augment.mean_lengths(store.lengths)
-        self.lengths = np.minimum(self.lengths, self.buckets[-1])
+        self.lengths = np.minimum(augment.mean_lengths(store.lengths) if augment else store.lengths, self.buckets[-1])
         self.bucket_of = np.searchsorted(self.buckets, self.lengths)
         self.steps = -(-len(store) // batch_size)
         if teacher is not None:
