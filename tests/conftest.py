@@ -7,6 +7,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 
+from tfkd import cpu
+
+cpu.use_onednn()  # as the programs do, so that what runs in a test and what runs in a process of its own are the same
+
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory):

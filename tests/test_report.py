@@ -394,6 +394,22 @@ def test_new_loss_terms_show_up_on_their_own(no_pictures, tmp_path):
     assert not any(name in text for name in ("learning rate", "per second", "gigaflops", "memory gb"))
 
 
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ("train: {augment: {concatenate: 0.7}}", True),
+        ("stages:\n- train: {augment: {concatenate: 0.7}}\n- train: {}", True),
+        ("train: {augment: {mask: 0.1, concatenate: 0.0}}", False),
+        ("stages: [1, {train: 3}, {train: {augment: null}}]", False),
+        ("stages: 3", False),
+    ],
+)
+def test_metrics_of_texts_that_others_follow_are_explained(no_pictures, tmp_path, config, said):
+    run = fill(make_run(tmp_path / "run"))
+    run_dir.write_text(run.config, config)
+    assert ("by the first one's label" in page_of(run)) == said
+
+
 def test_a_teacher_trained_before_has_no_place_in_the_legend_of_the_training(full_page, no_pictures, tmp_path):
     run = fill(make_run(tmp_path / "run"))
     lines = run.metrics.read_text(encoding="utf-8").splitlines(keepends=True)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 from tfkd import config as configs
+from tfkd import cpu
 from tfkd.errors import UserError, first_line, of_system
 from tfkd.run_dir import RunDir, write_json
 from tfkd.run_log import log_traceback
@@ -192,6 +193,7 @@ def evaluate(options: argparse.Namespace) -> None:
     if options.data is not None and not pathlib.Path(options.data).is_file():
         raise UserError(f"{options.data}: no such file")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    cpu.use_onednn()
 
     import rich.console
 

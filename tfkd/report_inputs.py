@@ -127,7 +127,10 @@ def examples(path: pathlib.Path, rows: int) -> dict[int, dict]:
 
 
 def config(path: pathlib.Path) -> tuple[str | None, dict]:
-    """`config.yaml` as text, and as a tree of sections. An unreadable one still has its text; a missing one is None."""
+    """`config.yaml` as text, and as a tree of sections, stages by number.
+
+    An unreadable one still has its text; a missing one is None.
+    """
     if not path.exists():
         return None, {}
     text = path.read_text(encoding="utf-8", errors="replace")
@@ -135,7 +138,9 @@ def config(path: pathlib.Path) -> tuple[str | None, dict]:
         tree = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):
         tree = None
-    sections = tree if isinstance(tree, dict) else {}
+    sections = dict(tree) if isinstance(tree, dict) else {}
+    if isinstance(stages := sections.get("stages"), list):
+        sections["stages"] = {number: stage for number, stage in enumerate(stages, start=1) if isinstance(stage, dict)}
     return text, {name: section for name, section in sections.items() if isinstance(section, dict)}
 
 

@@ -60,6 +60,7 @@ def page(run: RunDir, report: dict, manifest: list[dict] | None) -> str:
         "smaller": {key: words.ratio(models["teacher"][key], models["student"][key]) for key in ("parameters", "bytes")},
         "axis": axis(report["models"], report["metric"]),
         "trained": [role for role in models if role in history],
+        "concatenated": _concatenated(config),
         "losses": _losses(history, set(models["student"]["metrics"])),
         "unreadable": unreadable,
         "exports": [words.export(entry, headline) for entry in manifest or []],
@@ -102,6 +103,13 @@ def _shape(dimensions) -> str | None:
         return None
     layers = dimensions["layers"]
     return f"{layers} layer{'s' * (layers != 1)} of width {dimensions['width']}"
+
+
+def _concatenated(config: dict) -> bool:
+    """Whether texts were followed by others in some training of the student: its metrics there count the first ones' labels."""
+    trainings = [config, *config.get("stages", {}).values()]
+    augments = [training["train"].get("augment") for training in trainings if isinstance(training.get("train"), dict)]
+    return any(augment.get("concatenate") for augment in augments if isinstance(augment, dict))
 
 
 def axis(models: list[dict], metric: str) -> dict[str, dict[str, float]]:

@@ -19,7 +19,7 @@ import rich.console
 
 from tfkd import cluster as clusters
 from tfkd import config as configs
-from tfkd import failures, lock, stopping
+from tfkd import cpu, failures, lock, stopping
 from tfkd.choose_run import check_data, check_same, choose_place, choose_run, occupied
 from tfkd.cluster import Cluster
 from tfkd.config import Config
@@ -275,6 +275,7 @@ def main(arguments: list[str] | None = None) -> int:
                 check_same(config, run)
             write_text(run.config, configs.dump(config))
             os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+            cpu.use_onednn()
             log = open_log(run)
             quiet_libraries(run)
             if cluster is not None and not cluster.chief:
