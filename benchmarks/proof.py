@@ -97,36 +97,61 @@ def entry(run: RunDir, data: str, student: str, recipe: str, seed: int) -> dict:
 
 
 def table(entries: list[dict]) -> str:
-    """Means over seeds, a row for each data set and student; `kept` is the better recipe's share of the teacher's figure."""
+    """Means over seeds, a row for each data set and student; `kept` is the better recipe's share of the teacher's figure.
+
+    Minutes are of the first seed's runs: of the one on the answers with its teacher and the student alone, and of the recipe's.
+    """
     if not entries:
         return "No run is recorded yet."
-    lines = ["| data | measured by | student | size | teacher | alone (baseline) | response only | the recipe | kept |"]
-    lines.append("|---|---|---|---|---|---|---|---|---|")
+    columns = (
+        "data",
+        "measured by",
+        "student",
+        "size",
+        "teacher",
+        "alone (baseline)",
+        "response only",
+        "the recipe",
+        "kept",
+        "minutes",
+    )
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for (data, student), group in itertools.groupby(entries, key=lambda e: (e["data"], e["student"])):
         runs = list(group)
         response, best = ([run for run in runs if run["recipe"] == recipe] for recipe in ("response", "best"))
-        columns = {
+        found = {
             # Once a seed: its recipes have one teacher.
-            "teacher": [*{run["seed"]: run["models"]["teacher"]["value"] for run in runs}.values()],
-            "baseline": [run["models"]["baseline"]["value"] for run in response],
-            "response": [run["models"]["student"]["value"] for run in response],
-            "best": [run["models"]["student"]["value"] for run in best],
+            "teacher": [*{run["seed"]: run["models"]["teacher"] for run in runs}.values()],
+            "baseline": [run["models"]["baseline"] for run in response],
+            "response": [run["models"]["student"] for run in response],
+            "best": [run["models"]["student"] for run in best],
         }
-        cells = [_cell(values) for values in columns.values()]
-        most = max((statistics.mean(columns[name]) for name in ("response", "best") if columns[name]), default=None)
-        kept = "" if most is None else f"{100 * most / statistics.mean(columns['teacher']):.1f} %"
-        size = f"{runs[0]['models']['student']['parameters'] / 1e6:.1f} M"
-        name = f"| `{data}` | {runs[0]['metric']}, {runs[0]['examples']:,}"
-        lines.append(f"{name} | {student} | {size} | {' | '.join(cells)} | {kept} |")
+        most = max((_mean(found[name]) for name in ("response", "best") if found[name]), default=None)
+        cells = [
+            f"`{data}`",
+            f"{runs[0]['metric']}, {runs[0]['examples']:,}",
+            student,
+            f"{runs[0]['models']['student']['parameters'] / 1e6:.1f} M",
+            *map(_cell, found.values()),
+            "" if most is None else f"{100 * most / _mean(found['teacher']):.1f} %",
+            " + ".join(f"{part[0]['minutes']:.0f}" for part in (response, best) if part),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _cell(values: list[float]) -> str:
-    """`mean (lowest to highest, seeds)` in percent."""
-    if not values:
+def _mean(models: list[dict]) -> float:
+    return statistics.mean(model["value"] for model in models)
+
+
+def _cell(models: list[dict]) -> str:
+    """`mean ± half of the 95 % interval over examples (each seed's)`, in percent; that half is the mean over the seeds."""
+    if not models:
         return ""
-    spread = f" ({100 * min(values):.2f} to {100 * max(values):.2f}, {len(values)} seeds)" if len(set(values)) > 1 else ""
-    return f"{100 * statistics.mean(values):.2f}{spread}"
+    half = statistics.mean((model["interval"][1] - model["interval"][0]) / 2 for model in models)
+    values = [f"{100 * model['value']:.2f}" for model in models]
+    each = f" ({', '.join(values)})" if len(models) > 1 else ""
+    return f"{100 * _mean(models):.2f} ± {100 * half:.1f}{each}"
 
 
 def main() -> None:

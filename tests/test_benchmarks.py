@@ -87,9 +87,13 @@ def test_the_proof_keeps_the_better_recipe_of_each_student():
     proof = program("proof")
 
     def run(recipe: str, seed: int, student: float, **others: float) -> dict:
-        models = {role: {"value": value, "parameters": 2_000_000} for role, value in {**others, "student": student}.items()}
+        values = {**others, "student": student}.items()
+        models = {
+            role: {"value": value, "parameters": 2_000_000, "interval": [value - 0.02, value + 0.02 * seed + 0.02]}
+            for role, value in values
+        }
         place = {"data": "stsb", "student": "half", "metric": "spearman", "examples": 1500}
-        return {**place, "recipe": recipe, "seed": seed, "models": models}
+        return {**place, "recipe": recipe, "seed": seed, "models": models, "minutes": 7.4 + 10 * seed}
 
     runs = [
         run("response", 0, 0.70, teacher=0.80, baseline=0.60),
@@ -97,9 +101,9 @@ def test_the_proof_keeps_the_better_recipe_of_each_student():
         run("best", 0, 0.78, teacher=0.80),
     ]
     (row,) = proof.table(runs).splitlines()[2:]
-    response, recipe = "72.00 (70.00 to 74.00, 2 seeds)", "78.00"
-    teacher = "81.00 (80.00 to 82.00, 2 seeds)"  # that of seed 0 counts once, although it taught twice
-    cells = [teacher, "62.00 (60.00 to 64.00, 2 seeds)", response, recipe, "96.3 %"]
+    response, recipe = "72.00 ± 2.5 (70.00, 74.00)", "78.00 ± 2.0"  # halves of 4 and 6 points
+    teacher = "81.00 ± 2.5 (80.00, 82.00)"  # that of seed 0 counts once, although it taught twice
+    cells = [teacher, "62.00 ± 2.5 (60.00, 64.00)", response, recipe, "96.3 %", "7 + 7"]
     assert row == f"| `stsb` | spearman, 1,500 | half | 2.0 M | {' | '.join(cells)} |"
     assert proof.table([]) == "No run is recorded yet."
 
