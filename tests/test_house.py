@@ -20,6 +20,7 @@ ALLOWED = {
     "data": {"errors", "lock", "run_dir"},
     "strategy": {"errors", "multi_worker"},
     "cluster": {"errors"},
+    "cpu": set(),
     "multi_worker": set(),
     "optimizer": {"errors"},
     "progress": set(),
