@@ -103,18 +103,8 @@ def table(entries: list[dict]) -> str:
     """
     if not entries:
         return "No run is recorded yet."
-    columns = (
-        "data",
-        "measured by",
-        "student",
-        "size",
-        "teacher",
-        "alone (baseline)",
-        "response only",
-        "the recipe",
-        "kept",
-        "minutes",
-    )
+    columns = ["data", "measured by", "student", "size", "teacher", "alone (baseline)", "response only", "the recipe"]
+    columns += ["kept", "minutes"]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for (data, student), group in itertools.groupby(entries, key=lambda e: (e["data"], e["student"])):
         runs = list(group)
