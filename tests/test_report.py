@@ -402,6 +402,7 @@ def test_new_loss_terms_show_up_on_their_own(no_pictures, tmp_path):
         ("train: {augment: {mask: 0.1, concatenate: 0.0}}", False),
         ("stages: [1, {train: 3}, {train: {augment: null}}]", False),
         ("stages: 3", False),
+        ("stages: {inner: 3}", False),
     ],
 )
 def test_metrics_of_texts_that_others_follow_are_explained(no_pictures, tmp_path, config, said):

@@ -138,9 +138,9 @@ def config(path: pathlib.Path) -> tuple[str | None, dict]:
         tree = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):
         tree = None
-    sections = dict(tree) if isinstance(tree, dict) else {}
+    sections = tree if isinstance(tree, dict) else {}
     if isinstance(stages := sections.get("stages"), list):
-        sections["stages"] = {number: stage for number, stage in enumerate(stages, start=1) if isinstance(stage, dict)}
+        sections["stages"] = dict(enumerate(stages, start=1))
     return text, {name: section for name, section in sections.items() if isinstance(section, dict)}
 
 

@@ -107,9 +107,10 @@ def _shape(dimensions) -> str | None:
 
 def _concatenated(config: dict) -> bool:
     """Whether texts were followed by others in some training of the student: its metrics there count the first ones' labels."""
-    trainings = [config, *config.get("stages", {}).values()]
-    augments = [training["train"].get("augment") for training in trainings if isinstance(training.get("train"), dict)]
-    return any(augment.get("concatenate") for augment in augments if isinstance(augment, dict))
+    parts = [config, *config.get("stages", {}).values()]
+    for name in ("train", "augment"):
+        parts = [part[name] for part in parts if isinstance(part, dict) and name in part]
+    return any(augment.get("concatenate") for augment in parts if isinstance(augment, dict))
 
 
 def axis(models: list[dict], metric: str) -> dict[str, dict[str, float]]:
