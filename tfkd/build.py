@@ -85,7 +85,7 @@ def make_target(data: configs.Data, kind: str, labels: list[str] | None = None, 
         named: key -> column, in place of the configuration's.
     """
     target, defaults = TARGETS[kind], configs.Columns().model_dump()
-    if kind != "none" and "label" in target.defaults and data.columns.label is None:
+    if target.defaults.get("label") is not None and kind != "none" and data.columns.label is None:
         raise UserError("data.columns.label = null: this task learns from labels; name their column")
     columns = data.columns.model_dump() | (named or {})
     # What has its default value was not asked for: a task without such a column need not complain.
@@ -157,7 +157,8 @@ def open_stage(stage: configs.Stage, data: Data, kind: str, tokenizer, display, 
     """
     if stage.data is None:
         return data
-    kind = "none" if stage.data.columns.label is None else kind
+    if stage.data.columns.label is None and TARGETS[kind].labelled:
+        kind = "none"
     own = stage.data.labels is not None or stage.data.builtin is not None
     labels = data.source.labels
     source = open_source(stage.data, kind, display, None if own else labels)

@@ -42,6 +42,12 @@ QUANTIZABLE = ("classification", "regression", "multilabel", "tagging", "questio
 PACKABLE = ("classification", "regression", "multilabel", "sentence_embedding")
 """Tasks that answer once for a text: it may lie anywhere in a row, and another one may follow it."""
 
+WITHOUT_LABELS = ("masked_language_model", "sentence_embedding")
+"""Tasks that learn from the texts themselves, or from the teacher alone: any text will do."""
+
+PER_POSITION = ("tagging", "question_answering", "masked_language_model")
+"""Tasks whose heads answer at each position and pool no vector of the text."""
+
 _SOFTENED = ("temperature", "over")
 _FEATURES = ("layers", "projection")
 OBJECTIVE_OPTIONS = {
@@ -67,6 +73,21 @@ OBJECTIVE_OPTIONS = {
 }
 """Objective -> what it may be told besides its weight; a test holds it to the classes of `tfkd.objectives`."""
 
+
+_OF_CLASSES = ("kl_divergence", "reverse_kl", "jensen_shannon", "decoupled_kd", "logits_mse")
+RESPONSES = {
+    "classification": _OF_CLASSES,
+    "regression": ("logits_mse",),
+    "multilabel": ("binary_kl", "logits_mse"),
+    "tagging": _OF_CLASSES,
+    "question_answering": _OF_CLASSES,
+    "masked_language_model": _OF_CLASSES,
+    "sentence_embedding": ("logits_mse",),
+}
+"""Task -> objectives that compare its answers: no softmax over what are not alternatives; a test trains with all of them."""
+
+_OF_LABELS = ("decoupled_kd",)
+"""Objectives that read the labels beside the teacher's answers; a test holds it to `tfkd.objectives`."""
 
 _TOGETHER = ("rkd_distance", "rkd_angle", "similarity_preserving", "contrastive")
 """Objectives that compare the examples of a batch with one another; a test holds it to `tfkd.objectives`."""
@@ -501,16 +522,6 @@ class Stage(Section):
     distill: Distill = Distill()
     train: Training = Training()
 
-    @pydantic.model_validator(mode="after")
-    def _labels(self):
-        if self.data is not None and self.data.columns.label is None:
-            if self.distill.alpha != 0.0:
-                raise ValueError(f"stage {self.name}: its data have no labels (columns.label: null): set distill.alpha to 0")
-            if self.train.keep == "best" or self.train.early_stopping is not None:
-                asked = "train.keep: best" if self.train.keep == "best" else f"train.early_stopping = {self.train.early_stopping}"
-                raise ValueError(f"stage {self.name}: without labels there is no best epoch: leave {asked} out")
-        return self
-
 
 class Strategy(Section):
     """Devices, precision and compilation."""
@@ -749,6 +760,40 @@ class Config(Section):
         return self
 
     @pydantic.model_validator(mode="after")
+    def _labels_where_they_are_read(self):
+        for stage in self.stages or []:
+            if stage.data is None or stage.data.columns.label is not None or self.task in WITHOUT_LABELS:
+                continue
+            if stage.distill.alpha != 0.0:
+                raise ValueError(f"stage {stage.name}: its data have no labels (columns.label: null): set distill.alpha to 0")
+            if stage.train.keep == "best" or stage.train.early_stopping is not None:
+                best = stage.train.keep == "best"
+                asked = "train.keep: best" if best else f"train.early_stopping = {stage.train.early_stopping}"
+                raise ValueError(f"stage {stage.name}: without labels there is no best epoch: leave {asked} out")
+            if stage is self.stages[-1]:
+                raise ValueError(f"stage {stage.name}: the last stage cannot be without labels, which choose its best epoch")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _objectives_suit(self):
+        suited = RESPONSES[self.task]
+        for stage in self.trainings():
+            where = "distill.objectives" if self.stages is None else f"stage {stage.name}: distill.objectives"
+            for objective in stage.distill.objectives or []:
+                name = objective.name
+                if any(name in others for others in RESPONSES.values()) and name not in suited:
+                    raise ValueError(f"{where}: {name} does not suit the answers of task: {self.task}; use {' or '.join(suited)}")
+                if name in _TOGETHER and objective.vector != "mean" and self.task in PER_POSITION:
+                    raise ValueError(f"{where}: {name}: task: {self.task} pools no vector of a text; set its vector to mean")
+                if name not in _OF_LABELS:
+                    continue
+                if stage.data is not None and stage.data.columns.label is None and self.task not in WITHOUT_LABELS:
+                    raise ValueError(f"{where}: {name} reads labels, and the stage's data have none; use kl_divergence")
+                if stage.train.augment and stage.train.augment.concatenate:
+                    raise ValueError(f"{where}: {name} reads labels, and concatenated texts have none; use kl_divergence")
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _batches_whole(self):
         for where, stage in self._of_the_student():
             together = [objective.name for objective in stage.distill.objectives or [] if objective.name in _TOGETHER]
@@ -770,9 +815,6 @@ class Config(Section):
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"stages has {twice} twice: give each a name of its own")
-        last = self.stages[-1]
-        if last.data is not None and last.data.columns.label is None:
-            raise ValueError(f"stage {last.name}: the last stage cannot be without labels, which choose its best epoch")
         return self
 
     def trainings(self) -> list[Stage]:

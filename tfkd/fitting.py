@@ -13,6 +13,7 @@ from tfkd.optimizer import adamw
 from tfkd.progress import Display
 from tfkd.run_dir import RunDir, remove
 from tfkd.speed import Speed, forward_flops
+from tfkd.tasks.no_labels import NoLabels
 
 
 def fit(
@@ -33,6 +34,7 @@ def fit(
     alpha=1.0,
     stage: str | None = None,
     epochs_before: int = 0,
+    labelled: bool = True,
 ) -> None:
     """Trains `model` in place; it ends with the weights of the epoch that `training.keep` asks for.
 
@@ -44,6 +46,7 @@ def fit(
         teacher, objectives, alpha: as in `Distiller`; without a teacher it learns from the labels alone.
         stage: name of the student's stage, where there are several.
         epochs_before: of earlier stages: logs count on.
+        labelled: whether the batches hold the task's answers; without them nothing of the labels is measured, and alpha is 0.
     """
     validation = validation if task.monitor else None
     best = validation is not None and training.keep != "last"
@@ -58,9 +61,8 @@ def fit(
         distiller = Distiller(model, teacher, objectives, alpha=alpha, accumulate=training.accumulate)
         variables, rate = distiller.trainable_variables, training.learning_rate
         optimizer = adamw(variables, steps, rate, training.warmup, training.weight_decay, training.clip_norm)
-        distiller.compile(
-            optimizer, loss=task.loss(training.label_smoothing), weighted_metrics=task.training_metrics(), jit_compile=xla
-        )
+        loss, watched = (task.loss(training.label_smoothing), task.training_metrics()) if labelled else (NoLabels(), [])
+        distiller.compile(optimizer, loss=loss, weighted_metrics=watched, jit_compile=xla)
     title = role if stage is None else f"{role}, {stage}"
     folder = run.checkpoints / (role if stage is None else f"{role}-{stage}")
     monitor = f"val_{task.monitor}" if best else None

@@ -154,7 +154,7 @@ def train(config: Config, run: RunDir, display: Display, resume: bool, cluster: 
         knowledge, part = build_teacher.make_knowledge(*asked)
         watched = stage is stages[-1] or stage.train.keep == "best"
         parts = part, texts.validation() if watched else None
-        learned = {"teacher": knowledge, "objectives": objectives, "alpha": alpha}
+        learned = {"teacher": knowledge, "objectives": objectives, "alpha": alpha, "labelled": texts.source.target.kind != "none"}
         counted = {"stage": stage.name if len(stages) > 1 else None, "epochs_before": epochs_before}
         fit("student", student, config, stage.train, *parts, task, run, display, devices, resume, **learned, **counted)
         with whole(files[number]) as path:

@@ -31,6 +31,7 @@ class Masked(Target):
     """
 
     kind = "masked"
+    labelled = False
     defaults = {"text": "text", "text_pair": None}
     keys = ()
     named = False

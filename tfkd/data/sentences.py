@@ -15,6 +15,7 @@ class Sentences(Target):
     """
 
     kind = "sentences"
+    labelled = False
     defaults = {"text": "text", "text_pair": None, "label": None}
     holds = {"label": ("a number", (*NUMBERS, "text"))}
     named = False

@@ -36,6 +36,7 @@ class Target:
         keys       the keys that hold the answer. The first one is where label names are looked for.
         holds      key -> (what it must hold, in words; what TFDS features may hold it, as `tfkd.data.tfds` calls them).
         group      the key of an example by whose hash a validation split is cut out: equal ones stay together.
+        labelled   whether training reads answers that the data must hold.
         named      whether the answers have names: `labels` are given, or found by reading train once.
         y_dtype    of y.
         y_shape, weight_shape   shapes of y and of the sample weights behind the batch's B; None is the padded length T.
@@ -55,6 +56,7 @@ class Target:
     keys: tuple[str, ...] = ("label",)
     holds: dict[str, tuple[str, tuple[str, ...]]] = {}
     group = "text"
+    labelled = True
     named = True
     y_dtype = "int32"
     y_shape: tuple[int | None, ...] = ()

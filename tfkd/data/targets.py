@@ -168,6 +168,7 @@ class Unlabelled(Target):
     """No answer: plain texts, to learn from the teacher alone or from the text itself. y (B,) is zeros, and is not read."""
 
     kind = "none"
+    labelled = False
     defaults = {"text": "text", "text_pair": None}
     keys = ()
     named = False

@@ -1,18 +1,8 @@
 """Vectors of sentences whose cosines say how alike they are, learned from a teacher's vectors without labels."""
 
-import keras
-from keras import ops
-
 from tfkd.layers.embedding_head import EmbeddingHead
+from tfkd.tasks.no_labels import NoLabels
 from tfkd.tasks.task import Task
-
-
-@keras.saving.register_keras_serializable(package="tfkd")
-class NoLabels(keras.losses.Loss):
-    """0 for every example: there is nothing but the teacher to learn from."""
-
-    def call(self, y_true, y_pred):
-        return ops.zeros_like(y_pred[:, 0])
 
 
 class SentenceEmbedding(Task):
