@@ -14,6 +14,7 @@ import tfkd.layers.token_head
 import tfkd.models.encoder
 import tfkd.models.quantized
 import tfkd.models.with_head  # noqa: F401  these five register what models of a run are made of
+from tfkd.config import WITHOUT_LABELS
 from tfkd.data.tokenizer import Tokenizer
 from tfkd.errors import UserError, first_line
 from tfkd.run_dir import RunDir
@@ -28,7 +29,7 @@ class Student:
     Arguments:
         model: answers a dict of `inputs` with logits, in float32: the reference of every file.
         tokenizer: text to token ids, the one it was trained with.
-        labels: names of the outputs.
+        labels: names of the outputs, none where they have no names.
         pairs: whether it reads two texts.
         max_length: longest input in tokens.
         lengths: input lengths of formats whose shapes are fixed, rising.
@@ -116,7 +117,11 @@ def load(run: RunDir, lengths: list[int] | None = None, task: str = "classificat
     settings = run.read_tokenizer()
     max_length, pairs = settings["max_length"], settings["pairs"]
     model, labels = float32(read_model(run.student)), tuple(run.read_labels())
-    if len(labels) != model.head.classes:
+    if task == "masked_language_model":
+        raise UserError(
+            f"{run}: a language model is exported with the task it is fine-tuned for: {run} as its teacher.checkpoint"
+        )
+    if len(labels) != model.head.classes and task not in WITHOUT_LABELS:
         raise UserError(f"{run.labels}: {len(labels)} labels for the {model.head.classes} classes of {run.student.name}")
     positions = model.encoder.config["max_positions"]
     if max_length > positions:

@@ -67,7 +67,8 @@ def check(path: pathlib.Path, tokenizer: Tokenizer, labels: tuple[str, ...]) -> 
     """Raises `ValueError` unless a file carries this vocabulary and these labels, in this order."""
     with zipfile.ZipFile(path) as archive:
         for name, lines in ((VOCABULARY, tokenizer.pieces), (LABELS, labels)):
-            inside = archive.read(name).decode().removesuffix("\n").split("\n")
+            text = archive.read(name).decode()
+            inside = text.removesuffix("\n").split("\n") if text else []
             if inside != list(lines):
                 where = next((at for at, pair in enumerate(zip(inside, lines, strict=False)) if pair[0] != pair[1]), None)
                 found = f"{len(inside)} lines" if where is None else f"{inside[where]!r} in line {where + 1}"
@@ -82,7 +83,7 @@ def describe(student: Student, outputs: str = "logits", note: str | None = None)
         "tokenizer": f"WordPiece as BERT splits it, with {VOCABULARY} of this file",
         "lowercase": student.tokenizer.lowercase,
         "pairs": student.pairs,
-        "outputs": f"{outputs}, in the order of {LABELS} of this file",
+        "outputs": f"{outputs}, in the order of {LABELS} of this file" if student.labels else "a vector, of unit length",
     }
     return json.dumps(about | ({} if note is None else {"note": note}))
 

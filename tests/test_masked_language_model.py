@@ -6,7 +6,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import yaml
 
+from tfkd import config
 from tfkd.data import pipeline
 from tfkd.data.masking import Masked
 from tfkd.data.store import write_store
@@ -166,3 +168,16 @@ def test_training_learns_to_fill_in_and_only_hidden_positions_count(store):
 
 def test_the_kind_is_in_the_table():
     assert TARGETS["masked"] is Masked
+
+
+def test_nothing_is_exported_but_what_is_fine_tuned_for_a_task():
+    tree = {
+        "task": "masked_language_model",
+        "data": {"files": {"train": "plain.txt"}},
+        "teacher": {"checkpoint": "bert"},
+        "student": {"layers": 2},
+    }
+    loaded = config.parse(tree)
+    assert loaded.export.formats == [] and config.parse(yaml.safe_load(config.dump(loaded))) == loaded
+    with pytest.raises(UserError, match=r"export.formats = \[tflite\]: task: masked_language_model trains what other tasks"):
+        config.parse(tree | {"export": {"formats": ["tflite"]}})

@@ -11,6 +11,7 @@ import rich.console
 import yaml
 from scipy import stats
 
+from tests.whole_run import go
 from tfkd import config, train
 from tfkd.data.sentences import Sentences
 from tfkd.data.store import write_store
@@ -157,4 +158,38 @@ def test_the_teachers_own_vectors_are_distilled_without_labels(tree, tmp_path, b
     assert -1.0 <= roles["student"]["metrics"]["spearman"] <= 1.0
     lines = [json.loads(line) for line in pathlib.Path(run.metrics).read_text().splitlines()]
     assert lines[-1]["logits_mse"] < lines[0]["logits_mse"]
+    assert run.report_html.exists()
+
+
+@pytest.mark.slow
+def test_vectors_are_learned_from_plain_texts_and_every_file_is_measured_on_the_judged_pairs(tree, tmp_path, bert_folder):
+    """Nobody judged what the last stage trains on: train's pairs and the plain texts are sentences alike."""
+    (tmp_path / "plain.txt").write_text("".join(f"{one} {other} sat ran {one}\n" for one in WORDS[5:] for other in WORDS[5:]))
+    plain = {"files": {"train": str(tmp_path / "plain.txt")}, "columns": {"label": None}, "max_length": 16}
+    stage = {"distill": {"alpha": 0.0}, "train": {"epochs": 1, "batch_size": 32, "learning_rate": 1e-3}}
+    changes = {
+        "teacher": {"checkpoint": str(bert_folder)},
+        "stages": [stage | {"name": "pairs"}, stage | {"name": "plain", "data": plain}],
+        "export": {"formats": ["saved_model", "tflite", "onnx"]},
+    }
+    staged = {key: value for key, value in tree.items() if key not in ("distill", "train")} | changes
+    (tmp_path / "vectors.yaml").write_text(yaml.safe_dump(staged))
+    run, _ = go(tmp_path / "vectors.yaml", tmp_path / "run")
+    report = read_json(run.report_json)
+    student = next(model for model in report["models"] if model["role"] == "student")["metrics"]
+    entries = read_json(run.manifest)
+    assert {entry["format"] for entry in entries} == {"saved_model", "tflite", "onnx"}
+    for entry in entries:
+        assert entry["passed"] and entry["examples"] == report["examples"] == 40, entry
+        assert entry["metrics"]["spearman"] == pytest.approx(student["spearman"], abs=0.01), entry
+
+
+def test_without_judgements_the_vectors_are_distilled_and_nothing_is_claimed(tree, tmp_path, bert_folder):
+    """`columns.label: null`: the report has no figure of either model, and says so."""
+    columns = {"text": "a", "text_pair": "b", "label": None}
+    changed = tree | {"teacher": {"checkpoint": str(bert_folder)}, "data": tree["data"] | {"columns": columns}}
+    (tmp_path / "vectors.yaml").write_text(yaml.safe_dump(changed))
+    run, _ = go(tmp_path / "vectors.yaml", tmp_path / "run")
+    report = read_json(run.report_json)
+    assert {model["metrics"]["spearman"] for model in report["models"]} == {None}
     assert run.report_html.exists()

@@ -653,6 +653,23 @@ class Config(Section):
     evaluate: Evaluate = Evaluate()
     export: Export = Export()
 
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _language_models_stay_here(cls, tree):
+        """A language model is what other tasks begin with: unless told otherwise, nothing is exported."""
+        if isinstance(tree, dict) and tree.get("task") == "masked_language_model" and isinstance(tree.get("export", {}), dict):
+            return tree | {"export": {"formats": []} | tree.get("export", {})}
+        return tree
+
+    @pydantic.model_validator(mode="after")
+    def _exportable(self):
+        if self.task == "masked_language_model" and self.export.formats:
+            formats = ", ".join(self.export.formats)
+            raise ValueError(
+                f"export.formats = [{formats}]: task: masked_language_model trains what other tasks begin with; leave it out"
+            )
+        return self
+
     @pydantic.model_validator(mode="after")
     def _student_fits(self):
         first = self.teacher.models[0]
