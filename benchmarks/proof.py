@@ -82,15 +82,20 @@ def recorded(path: pathlib.Path) -> list[dict]:
     return read_json(path) if path.exists() else []
 
 
-def entry(run: RunDir, data: str, student: str, recipe: str, seed: int) -> dict:
-    """What is kept of a finished run."""
+def entry(run: RunDir, data: str, student: str, recipe: str, seed: int, set: list[str]) -> dict:
+    """What is kept of a finished run; `set` are the fields that were changed beside the recipe's, the precision for one."""
     report = read_json(run.report_json)
-    kept = ("role", "parameters", "interval")
-    models = {model["role"]: {key: model[key] for key in kept[1:]} for model in report["models"]}
-    for model in report["models"]:
-        models[model["role"]]["value"] = model["metrics"][report["metric"]]
+    models = {
+        model["role"]: {
+            "parameters": model["parameters"],
+            "interval": model["interval"],
+            "value": model["metrics"][report["metric"]],
+            "metrics": {name: value for name, value in model["metrics"].items() if isinstance(value, int | float)},
+        }
+        for model in report["models"]
+    }
     return {
-        **{"data": data, "student": student, "recipe": recipe, "seed": seed},
+        **{"data": data, "student": student, "recipe": recipe, "seed": seed, "set": set},
         **{"metric": report["metric"], "examples": report["examples"], "models": models},
         "minutes": round(sum(report["seconds"].values()) / 60, 1),
     }
@@ -162,7 +167,7 @@ def main() -> None:
         print(shlex.join(parts), flush=True)
         if options.dry_run:
             continue
-        found = trained(parts, functools.partial(entry, **key))
+        found = trained(parts, functools.partial(entry, **key, set=options.set))
         entries = [*recorded(RESULTS), found]  # read now: others may have been recorded meanwhile
         order = {name: place for place, name in enumerate((*DATA, *STUDENTS, *RECIPES))}
         entries.sort(key=lambda e: (order[e["data"]], order[e["student"]], order[e["recipe"]], e["seed"]))

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from tfkd import config
+from tfkd.run_dir import RunDir
 
 ROOT = pathlib.Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data" / "tfds"
@@ -106,6 +107,17 @@ def test_the_proof_keeps_the_better_recipe_of_each_student():
     cells = [teacher, "62.00 ± 2.5 (60.00, 64.00)", response, recipe, "96.3 %", "7 + 7"]
     assert row == f"| `stsb` | spearman, 1,500 | half | 2.0 M | {' | '.join(cells)} |"
     assert proof.table([]) == "No run is recorded yet."
+
+
+def test_every_figure_of_a_run_is_kept_and_what_was_changed_for_it(tmp_path):
+    figures = {"f1": 0.5, "exact_match": 0.25, "by_length": {"short": 0.5}}
+    model = {"role": "teacher", "parameters": 7, "interval": [0.4, 0.6], "metrics": figures, "bytes": 3}
+    report = {"metric": "f1", "examples": 9, "models": [model], "seconds": {"data": 30, "teacher": 60}}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    place = {"data": "squad", "student": "half", "recipe": "best", "seed": 1, "set": ["strategy.precision=mixed_bfloat16"]}
+    kept = {"parameters": 7, "interval": [0.4, 0.6], "value": 0.5, "metrics": {"f1": 0.5, "exact_match": 0.25}}
+    wanted = place | {"metric": "f1", "examples": 9, "models": {"teacher": kept}, "minutes": 1.5}
+    assert program("proof").entry(RunDir(tmp_path), **place) == wanted
 
 
 def test_of_a_run_stays_what_is_kept_of_it_and_one_that_was_stopped_goes_on(monkeypatch, tmp_path):
