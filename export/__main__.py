@@ -89,6 +89,7 @@ def export(run: RunDir, settings: dict, task: str, formats: list[str], library: 
             questions = load_questions(run, student, settings["examples"])
         written = manifest.Manifest(run, artifacts.FILES)
         screen.removed(written.removed)
+        screen.left_out(questions.left_out)
         entries = []
         for format, variant in table.chosen(formats):
             with screen.working(f"{format} {variant}"):

@@ -165,9 +165,9 @@ def requests(row: dict, questions) -> tuple[list[dict], list[dict]]:
 
 
 def groups(questions) -> list[slice]:
-    """Up to 8 groups of 32 examples; of fewer examples, one group of all."""
-    count = min(BATCHES, max(1, questions.examples // BATCH))
-    return [slice(at * BATCH, min((at + 1) * BATCH, questions.examples)) for at in range(count)]
+    """Up to 8 groups of 32 texts of the examples; of fewer, one group of all."""
+    count = min(BATCHES, max(1, questions.count // BATCH))
+    return [slice(at * BATCH, min((at + 1) * BATCH, questions.count)) for at in range(count)]
 
 
 def settled(row: dict) -> dict:

@@ -174,17 +174,14 @@ def _too_different(result: dict, limit: float) -> str | None:
 def _measure(logits, reference, questions: Questions, length: int, tolerance: Tolerance, limit: float) -> tuple[dict, str | None]:
     """Agreement and metric of the examples, and what is too bad about them, or None."""
     measure = questions.measure
-    ours, theirs = logits[: questions.examples], reference[: questions.examples]
+    ours, theirs = logits[: questions.count], reference[: questions.count]
     if reference.ndim > 2:
-        mask = questions.features(length)["padding_mask"][: questions.examples].astype(bool)
+        mask = questions.features(length)["padding_mask"][: questions.count].astype(bool)
         if length < questions.max_length and mask[:, -1].any():  # measured are all positions of all texts, and some were cut
             return dict.fromkeys(("agreement", "metrics", "student_metrics")), None
         ours, theirs = ours[mask], theirs[mask]
-    near, every = measure.near(ours, theirs), np.arange(measure.examples)
-    found = {"agreement": near.get("agreement")}
-    for name, outputs in (("metrics", ours), ("student_metrics", theirs)):
-        value = measure.headline_on(outputs)(every)
-        found[name] = None if value is None else {measure.headline: value}
+    near = measure.near(ours, theirs)
+    found = {"agreement": near.get("agreement"), "metrics": measure.summary(ours), "student_metrics": measure.summary(theirs)}
     if questions.student.task == "classification":
         return found, _too_many_other_classes(ours, theirs, measure.truth["labels"], tolerance, limit)
     return found, _too_many_other_answers(ours, theirs, measure, near, tolerance)

@@ -1,9 +1,7 @@
 """What every file is asked: test examples and texts from the edges, with the Keras student's answers."""
 
 import functools
-import json
-import zipfile
-import zlib
+import sys
 
 import numpy as np
 import tensorflow as tf
@@ -13,15 +11,12 @@ from tfkd.run_dir import RunDir
 from tfkd.tasks.measure import Measure
 from tfkd.tasks.measures import MEASURES
 
+from .examples import BROKEN, read_lines, read_truth, whole_examples
 from .inference import Student
 
 FEWEST_EXAMPLES = 500
-ROLES = ("teacher", "baseline", "student")
 TIMED = 100
 BATCH = 32
-
-BROKEN = (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
-"""What NumPy raises of a damaged archive."""
 
 EDGES = (
     b"",
@@ -37,28 +32,44 @@ class Questions:
     """Test examples and edge texts, as texts and as token ids, with the Keras student's logits.
 
     Arguments:
-        texts, pairs: UTF-8 bytes of the examples; `pairs` is None for a student that reads one text.
-        truth: what is true of the examples, by name, as the task's measure reads it: `labels`, and what else there is.
-        rows: (n,) their rows in the run's predictions.
+        texts, pairs: UTF-8 bytes of the examples' rows; `pairs` is None for a student that reads one text.
+        truth: what is true of the rows, by name, as the task's measure reads it: `labels`, and what else there is.
+        rows: (n,) which they are in the run's predictions.
+        left_out: which examples of the run are not asked, and why, in words; None where nothing stood against any.
+
+    Attributes:
+        count: n. The edge texts stand behind these rows.
     """
 
     def __init__(
-        self, student: Student, texts: list[bytes], pairs: list[bytes] | None, truth: dict[str, np.ndarray], rows: np.ndarray
+        self,
+        student: Student,
+        texts: list[bytes],
+        pairs: list[bytes] | None,
+        truth: dict[str, np.ndarray],
+        rows: np.ndarray,
+        left_out: str | None = None,
     ):
-        self.student, self.max_length, self.examples, self.rows = student, student.max_length, len(texts), rows
+        self.student, self.max_length, self.count, self.rows = student, student.max_length, len(texts), rows
+        self.left_out = left_out
         self.measure: Measure = MEASURES[student.task](truth, list(student.labels))
         self.texts = [*texts, *EDGES]
         self.pairs = None if pairs is None else [*pairs, *reversed(EDGES)]
 
     def of(self, student: Student) -> "Questions":
         """The same questions, answered by another model with the same tokenizer and labels."""
-        pairs = None if self.pairs is None else self.pairs[: self.examples]
-        return Questions(student, self.texts[: self.examples], pairs, self.measure.truth, self.rows)
+        pairs = None if self.pairs is None else self.pairs[: self.count]
+        return Questions(student, self.texts[: self.count], pairs, self.measure.truth, self.rows, self.left_out)
+
+    @property
+    def examples(self) -> int:
+        """How many examples there are: as many as rows, or fewer where some give several."""
+        return self.measure.examples
 
     @property
     def timed(self) -> range:
-        """The examples that latency is measured on: the first ones."""
-        return range(min(TIMED, self.examples))
+        """The rows of examples that latency is measured on: the first ones."""
+        return range(min(TIMED, self.count))
 
     @functools.cache  # noqa: B019  lives as long as the program
     def features(self, length: int) -> dict[str, np.ndarray]:
@@ -111,40 +122,30 @@ class Questions:
 def load_questions(run: RunDir, student: Student, count: int) -> Questions:
     """Reads `count` of the run's test examples, at least 500, spread evenly over the file; all where there are fewer.
 
+    An example that gave several rows comes with all of them, or it is left out: `whole_examples` says when.
+
     Raises:
         UserError: no example, or a line that is none; the message names the line.
     """
-    run.require(run.examples)
-    examples, classes = [], student.task == "classification"
-    with open(run.examples, "rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            try:
-                row = json.loads(line)
-                pair = row["text_pair"] if student.pairs else ""
-                if classes and row["label"] not in student.labels:
-                    raise ValueError(f"label {json.dumps(row['label'])[:60]} is not in {run.labels.name}")
-                label = student.labels.index(row["label"]) if classes else None
-                examples.append((row["text"].encode(), pair.encode(), int(row["row"]), label))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise UserError(f"{run.examples}:{number}: not an example of this run ({error})") from None
-    if not examples:
-        raise UserError(f"{run.examples}: holds no example, so nothing can be proven")
-    chosen = np.unique(np.linspace(0, len(examples) - 1, max(count, FEWEST_EXAMPLES)).round().astype(int))
-    texts, pairs, rows, labels = zip(*(examples[index] for index in chosen), strict=True)
-    rows = np.asarray(rows)
-    truth = {"labels": np.asarray(labels)} if classes else _truth(run, student.task, rows)
-    return Questions(student, list(texts), list(pairs) if student.pairs else None, truth, rows)
-
-
-def _truth(run: RunDir, task: str, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """What is true of some rows of the test split. Of classes the examples tell it themselves, by name."""
-    run.require(run.predictions)
+    lines, classes = read_lines(run, student), student.task == "classification"
+    rows = np.array([line.row for line in lines])
     try:
-        with np.load(run.predictions, allow_pickle=False) as arrays:
-            truth = {name: arrays[name] for name in arrays.files if name not in ROLES}
-        return MEASURES[task].take(truth, rows)
+        # Of classes the examples tell themselves, by name, what is true.
+        truth = {"labels": np.array([line.label for line in lines])} if classes else read_truth(run)
+        examples, left_out = whole_examples(student, lines, truth)
+        if not examples:
+            raise UserError(f"{run.examples}: {left_out}; none is left to prove files by, train the run again")
+        chosen = np.unique(np.linspace(0, len(examples) - 1, max(count, FEWEST_EXAMPLES)).round().astype(int))
+        places = np.concatenate([examples[index] for index in chosen])
+        truth = MEASURES[student.task].take(truth, places if classes else rows[places])
+    except UserError:  # a ValueError too
+        raise
     except (*BROKEN, IndexError) as error:
         raise UserError(f"{run.predictions}: does not tell what is true of {run.examples.name} ({error})") from None
+    if left_out is not None:
+        print(f"{run.examples}: {left_out}", file=sys.stderr)
+    texts, pairs = [lines[place].text for place in places], [lines[place].pair for place in places]
+    return Questions(student, texts, pairs if student.pairs else None, truth, rows[places], left_out)
 
 
 def metric_of(run: RunDir, questions: Questions, role: str) -> dict[str, float] | None:
@@ -155,8 +156,6 @@ def metric_of(run: RunDir, questions: Questions, role: str) -> dict[str, float] 
             total = len(arrays["labels"])
     except BROKEN:
         return None
-    measure = questions.measure
-    if len(outputs) != total or questions.rows.max() >= total or questions.examples != measure.examples:
+    if "offsets" in questions.measure.truth or len(outputs) != total or questions.rows.max() >= total:
         return None
-    value = measure.headline_on(outputs[questions.rows])(np.arange(measure.examples))
-    return None if value is None else {measure.headline: value}
+    return questions.measure.summary(outputs[questions.rows])

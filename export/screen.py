@@ -48,6 +48,10 @@ class Screen:
         for name in names:
             self._line(Text(f"removed {name}: of another student, or changed since it was proven", "yellow"))
 
+    def left_out(self, examples: str | None) -> None:
+        if examples is not None:
+            self._line(Text(f"examples.jsonl: {examples}", "yellow"))
+
     def done(self, entry: dict) -> None:
         title = f"{entry['format']} {entry['variant']}"
         if entry["passed"]:

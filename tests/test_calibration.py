@@ -9,7 +9,9 @@ from tfkd.run_dir import RunDir
 
 
 class Rows:
-    """Rows as a `Store` has them."""
+    """Rows as a `Store` has them, each an example."""
+
+    example = None
 
     def __init__(self, count: int, pairs: bool = False):
         self.count, self.pairs = count, pairs

@@ -21,16 +21,16 @@ def test_median_is_taken_number_by_number():
     assert benchmark.median(rounds) == {"a": {"p50": 2.0}, "b": 8}
 
 
-@pytest.mark.parametrize(("examples", "sizes"), ((500, [32] * 8), (70, [32, 32]), (31, [31]), (1, [1])))
-def test_groups_are_of_32_examples_or_of_all_there_are(examples, sizes):
-    cuts = benchmark.groups(types.SimpleNamespace(examples=examples))
-    assert [len(range(examples)[cut]) for cut in cuts] == sizes
+@pytest.mark.parametrize(("count", "sizes"), ((500, [32] * 8), (70, [32, 32]), (31, [31]), (1, [1])))
+def test_groups_are_of_32_texts_or_of_all_there_are(count, sizes):
+    cuts = benchmark.groups(types.SimpleNamespace(count=count))
+    assert [len(range(count)[cut]) for cut in cuts] == sizes
 
 
 class Asked:
     """Questions of 40 examples of 3 pieces, 6 where they are padded."""
 
-    examples, max_length, timed = 40, 6, range(40)
+    examples, count, max_length, timed = 40, 40, 6, range(40)
 
     def features(self, length):
         return {name: np.ones((45, length), "int32") for name in ("token_ids", "padding_mask")}

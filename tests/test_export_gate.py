@@ -27,6 +27,7 @@ def asked(reference, targets=None, truncated=None):
     targets = reference.argmax(axis=1) if targets is None else np.asarray(targets)
     return types.SimpleNamespace(
         examples=len(targets),
+        count=len(targets),
         measure=ClassificationMeasure({"labels": targets}, list(LABELS)),
         student=types.SimpleNamespace(labels=LABELS, task="classification"),
         reference=lambda length: reference,

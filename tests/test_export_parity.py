@@ -19,6 +19,7 @@ def asked(task: str, reference, labels, names=("a", "b", "c"), mask=None):
     reference = np.asarray(reference, "float32")
     return types.SimpleNamespace(
         examples=len(labels),
+        count=len(labels),
         measure=MEASURES[task]({"labels": np.asarray(labels)}, list(names)),
         student=types.SimpleNamespace(labels=tuple(names), task=task),
         max_length=8,

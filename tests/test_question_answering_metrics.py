@@ -200,6 +200,16 @@ def test_the_truth_of_some_rows_measures_those_rows():
     assert part.answers(outputs((6, {4: (5, 5)}), (6, {4: (5, 5)}))) == ["on", "zz"]
 
 
+def test_some_questions_may_go_without_an_answer_as_the_whole_split_has_it():
+    whole = truth([(0, "x b"), (1, "x b")], [[], ["b"]])
+    silent = outputs((6, {0: (4, 4), 4: (1, 1)}))
+    part = QuestionAnsweringMeasure.take(whole, np.array([1]))
+    for taken in (part, QuestionAnsweringMeasure.take(part, np.array([0]))):
+        measure = QuestionAnsweringMeasure(taken, LABELS)
+        assert measure.nullable and measure.answers(silent) == [""] and measure.summary(silent) == {"f1": 0.0, "exact_match": 0.0}
+    assert QuestionAnsweringMeasure(truth([(0, "x b")], [["b"]]), LABELS).answers(silent) == ["b"]
+
+
 def test_nearness_by_hand():
     measure = QuestionAnsweringMeasure(truth([(0, "a"), (1, "b c")], [["a"], ["b"]]), LABELS)
     teacher = outputs((5, {}), (6, {}))

@@ -607,7 +607,8 @@ class Export(Section):
     lengths: Annotated[list[Positive], Field(min_length=1)] | None = None
     """Fixed input lengths of TFLite files, rising, a signature each; default: `data.max_length` alone."""
     examples: Annotated[int, Field(ge=256, le=2000)] = 512
-    """Test examples that every file is compared with the Keras student on; all of them where there are fewer."""
+    """Test examples that every file is compared with the Keras student on; all of them where there are fewer. A pair of
+    sentences, or a question with all windows of its context, is one."""
     tolerance: dict[Literal[(*_VARIANTS, *EXPORT_FILES)], Tolerance] = {}
     """By variant, such as `int8`, or by file, such as `tflite:int8`."""
 

@@ -12,6 +12,9 @@ from tfkd.run_dir import RunDir, whole, write_json, write_text
 EXAMPLES_KEPT = 2000
 """Test examples written into the run for exports and the report."""
 
+ROWS_KEPT = 4 * EXAMPLES_KEPT
+"""About as many rows of them at most: where contexts give a hundred windows each, files are asked some questions, not all day."""
+
 CALIBRATION_KEPT = 500
 """Training texts written into the run for the ranges of int8 files."""
 
@@ -30,9 +33,19 @@ def write_inputs(run: RunDir, config: Config, tokenizer, store, train) -> None:
     tokenizer.write(run.vocabulary)
     reads = {"lowercase": tokenizer.lowercase, "max_length": config.data.max_length, "pairs": target.pairs}
     write_json(run.tokenizer, reads)
-    told = ({"row": row, **_texts(store, row), "label": target.told(store, row)} for row in spread(len(store), EXAMPLES_KEPT))
+    told = ({"row": row, **_texts(store, row), "label": target.told(store, row)} for row in kept(store))
     _write_lines(run.examples, ({key: value for key, value in example.items() if value is not None} for example in told))
     _write_lines(run.calibration, (_texts(train, row) for row in spread(len(train), CALIBRATION_KEPT)))
+
+
+def kept(store) -> list[int]:
+    """The rows of at most 2,000 examples, evenly spread: of each all that it gives, so that it can be measured as a whole."""
+    if store.example is None:
+        return spread(len(store), EXAMPLES_KEPT)
+    example = np.array(store.example)
+    numbers = np.unique(example)  # one that gave no row is not among them
+    most = max(1, min(EXAMPLES_KEPT, ROWS_KEPT * len(numbers) // max(1, len(example))))
+    return np.flatnonzero(np.isin(example, numbers[spread(len(numbers), most)])).tolist()
 
 
 def spread(rows: int, most: int) -> list[int]:

@@ -229,7 +229,8 @@ class RunDir:
     def examples(self) -> pathlib.Path:
         """Up to 2,000 test examples `{"row", "text", "text_pair"?, "label"}`, one JSON object a line, `label` the name.
 
-        Exports are checked on them and the report shows some; `row` is the row of `predictions`.
+        An example of several rows, such as a question with its windows, has a line for each of them. Exports are checked on the
+        examples and the report shows some; `row` is the row of `predictions`.
         """
         return self.path / "examples.jsonl"
 

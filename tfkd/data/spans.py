@@ -1,5 +1,6 @@
 """Answers that stand in a text: questions with a context, cut into windows that a model can read."""
 
+import zlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -114,11 +115,13 @@ class Spans(Target):
 
     def truth(self, store):
         """Beside `labels` (R, 2) and `example` (R,) what turns outputs into texts: `first` (R,), `start` and `end` of windows'
-        pieces, which begin at `offsets` (R + 1,); `contexts` and `answers`, UTF-8 text and JSON, which begin at `..._offsets`."""
+        pieces, which begin at `offsets` (R + 1,); `contexts` and `answers`, UTF-8 text and JSON, which begin at `..._offsets`;
+        and `checksums` (R,), CRC-32 of each row's pieces, by which exports see whether texts fall into the same ones again."""
         start, offsets = store.ragged("start")
         found = {name: np.array(store.column(column)) for name, column in (("labels", "label"), ("example", "example"))}
         found |= {"first": np.array(store.column("first")), "start": np.array(start), "end": np.array(store.ragged("end")[0])}
         found["offsets"] = np.array(offsets)
+        found["checksums"] = np.array([zlib.crc32(store.row("token_ids", row)) for row in range(len(store))], "uint32")
         for name, column in (("contexts", "text_pair"), ("answers", "answers")):
             found[name], found[f"{name}_offsets"] = (np.array(part) for part in store.ragged(column))
         return found

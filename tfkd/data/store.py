@@ -77,6 +77,11 @@ class Store:
         return json.loads(self.row(name, row).tobytes())
 
     @property
+    def example(self) -> np.ndarray | None:
+        """(R,) which example each row comes from, rising; None where every example gives one row."""
+        return self._columns.get("example")
+
+    @property
     def inputs(self) -> tuple[str, ...]:
         """Names of what `gather` gives."""
         return ("token_ids", "padding_mask", *(("segment_ids",) if self.pairs else ()))

@@ -59,6 +59,11 @@ class Measure:
         """The truth of some rows alone, in their order: what exports are checked on. Here every array is (R, ...)."""
         return {name: array[rows] for name, array in truth.items()}
 
+    @staticmethod
+    def same_pieces(truth: dict[str, np.ndarray], pieces: list[np.ndarray]) -> np.ndarray:
+        """(R,) whether each row's text, tokenized again into `pieces`, fell into what the outputs are of. Here it always does."""
+        return np.ones(len(pieces), bool)
+
     def metrics(self, outputs: np.ndarray) -> dict[str, float | None]:
         """Figures by name, the headline among them; None where one is not defined.
 
@@ -74,6 +79,11 @@ class Measure:
         """The headline as a function of examples: row numbers (n,), which may repeat -> its value on them. Called thousands of
         times: what does not depend on the draw is computed before."""
         raise TypeError(f"{type(self).__name__} must define headline_on(outputs)")
+
+    def summary(self, outputs: np.ndarray) -> dict[str, float] | None:
+        """What manifests tell of a file: the headline by name, first, and what belongs to it; None where it is not defined."""
+        value = self.headline_on(outputs)(np.arange(self.examples))
+        return None if value is None else {self.headline: value}
 
     def near(self, outputs: np.ndarray, teacher: np.ndarray) -> dict[str, float | None]:
         """How near a model's outputs are to the teacher's, by name."""

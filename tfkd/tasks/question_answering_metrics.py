@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 import string
+import zlib
 
 import numpy as np
 
@@ -53,7 +54,7 @@ class QuestionAnsweringMeasure(Measure):
         self.pieces = int(ends[-1])
         numbers, self.rows, self.question = np.unique(truth["example"], return_index=True, return_inverse=True)
         self.gold = [json.loads(self._text("answers", row)) for row in self.rows]
-        self.nullable = not all(self.gold)
+        self.nullable = _nullable(truth)
         self._known: dict[bytes, tuple[list[str], np.ndarray]] = {}
 
     @property
@@ -62,13 +63,23 @@ class QuestionAnsweringMeasure(Measure):
 
     @staticmethod
     def take(truth, rows):
-        found = {name: truth[name][rows] for name in ("labels", "example", "first")}
+        """What some windows are measured by. Whether a model may answer with none is still as the whole split has it."""
+        found = {name: truth[name][rows] for name in ("labels", "example", "first", "checksums") if name in truth}
+        found["nullable"] = np.array(_nullable(truth))
         pieces, found["offsets"] = taken(truth["offsets"], rows)
         found |= {name: truth[name][pieces] for name in ("start", "end")}
         for name in ("contexts", "answers"):
             places, found[f"{name}_offsets"] = taken(truth[f"{name}_offsets"], rows)
             found[name] = truth[name][places]
         return found
+
+    @staticmethod
+    def same_pieces(truth, pieces):
+        """A window that begins within a word, or that cuts a character of several pieces, falls into others by its own text."""
+        if "checksums" in truth:
+            return np.array([zlib.crc32(ids) for ids in pieces], "uint32") == truth["checksums"]
+        # An earlier run tells how many pieces each row had, and no more.
+        return np.array([len(ids) for ids in pieces]) == truth["first"] + np.diff(truth["offsets"]) + 1
 
     def answers(self, outputs: np.ndarray) -> list[str]:
         """Logits (P, 2) -> the answer to each question, cut from its context; empty for none."""
@@ -120,6 +131,10 @@ class QuestionAnsweringMeasure(Measure):
     def headline_on(self, outputs):
         scores = self.scores(outputs)[:, 0]
         return lambda rows: float(scores[rows].mean())
+
+    def summary(self, outputs):
+        f1, exact_match = self.scores(outputs).mean(axis=0)
+        return {"f1": float(f1), "exact_match": float(exact_match)}
 
     def near(self, outputs, teacher):
         """Share of questions with the same answer, and KL(teacher || student) in nats, the mean over starts and ends of rows."""
@@ -175,6 +190,11 @@ class QuestionAnsweringMeasure(Measure):
         if len(outputs) != self.pieces:
             raise UserError(f"{len(outputs):,} positions were scored, but the rows have {self.pieces:,}")
         return outputs
+
+
+def _nullable(truth: dict[str, np.ndarray]) -> bool:
+    """Whether some question of the split has no answer: no other list is as short in JSON as `[]`."""
+    return bool(truth["nullable"] if "nullable" in truth else (np.diff(truth["answers_offsets"]) <= 2).any())
 
 
 def normalized(text: str) -> str:
