@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from tfkd import report, report_tagging, run_dir
+from tfkd import report, report_question_answering, report_tagging, run_dir
+from tfkd.tasks.measures import MEASURES
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 TYPES = ["loc", "per"]
@@ -22,7 +23,7 @@ FOUND = {
 
 
 def page_of(path, task, truth, labels, outputs, examples):
-    """The page of a run of two models, as text."""
+    """The page of a run of some models, as text."""
     run = run_dir.RunDir(path)
     path.mkdir()
     np.savez(run.predictions, **truth, **outputs)
@@ -79,7 +80,8 @@ def test_a_page_of_answers_shows_lengths_and_examples(tmp_path):
     contexts, gold = ["the cat sat", "<b> dog ran", "x y z"], [["cat"], ["dog ran"], []]
     starts = [[0, 4, 8], [0, 4, 8], [0, 2, 4]]
     ends = [[3, 7, 11], [3, 7, 11], [1, 3, 5]]
-    truth = {"labels": np.zeros((3, 2), int), "example": np.arange(3), "first": np.full(3, 3), "offsets": np.array([0, 3, 6, 9])}
+    truth = {"labels": np.array([[4, 4], [4, 5], [0, 0]]), "example": np.arange(3), "first": np.full(3, 3)}
+    truth["offsets"] = np.array([0, 3, 6, 9])
     truth |= {"start": np.concatenate(starts), "end": np.concatenate(ends)}
     for name, parts in (("contexts", contexts), ("answers", [json.dumps(answers) for answers in gold])):
         truth[name] = np.frombuffer("".join(parts).encode(), "uint8")
@@ -96,5 +98,81 @@ def test_a_page_of_answers_shows_lengths_and_examples(tmp_path):
     page = page_of(tmp_path / "run", "question_answering", truth, ["start", "end"], outputs, examples)
     assert "The teacher is right, the student is not" in page and "the teacher alone</th><td>3</td>" in page
     assert '<b class="wrong"><bdi>cat sat</bdi></b>' in page and "<b><bdi>dog ran</bdi></b>" in page
-    assert "true no answer" in page and '<blockquote dir="auto">&lt;b&gt; dog ran</blockquote>' in page
+    assert "true no answer" in page and '<blockquote dir="auto">&lt;b&gt; <b>dog ran</b></blockquote>' in page
     assert "no answer</th><td>1</td>" in page and "1 word</th><td>1</td>" in page and "2 words</th><td>1</td>" in page
+
+
+CONTEXT = " ".join(f"w{number}" for number in range(300))
+
+
+def windows_of(*windows, answers):
+    """What is true of one question whose context is cut into windows of words: `(first word, one after the last, held)`.
+
+    Arguments:
+        windows: `held` is the answer's word, None where the window does not hold it.
+        answers: that people gave.
+    """
+    texts, starts, ends, labels = [], [], [], []
+    for begin, end, held in windows:
+        words = CONTEXT.split()[begin:end]
+        places = np.cumsum([0, *(len(word) + 1 for word in words[:-1])])
+        texts.append(" ".join(words))
+        starts.append(places)
+        ends.append(places + [len(word) for word in words])
+        labels.append((0, 0) if held is None else (3 + held - begin,) * 2)
+    rows = len(windows)
+    truth = {"labels": np.array(labels), "example": np.zeros(rows, int), "first": np.full(rows, 3)}
+    truth |= {"offsets": np.cumsum([0, *map(len, starts)]), "start": np.concatenate(starts), "end": np.concatenate(ends)}
+    for name, parts in (("contexts", texts), ("answers", [json.dumps(answers)] * rows)):
+        truth[name] = np.frombuffer("".join(parts).encode(), "uint8")
+        truth[f"{name}_offsets"] = np.cumsum([0, *map(len, parts)])
+    return truth, texts
+
+
+def answered(truth, row, word):
+    """Logits (P, 2) that answer with one word of a row's window."""
+    lengths = 4 + np.diff(truth["offsets"])
+    found = np.zeros((lengths.sum(), 2), "float32")
+    found[lengths[:row].sum() + 3 + word] = 5.0
+    return found
+
+
+def contexts_of(page):
+    """What is quoted below the questions."""
+    return [part.split("</blockquote>")[0] for part in page.split('<blockquote dir="auto">')[1:] if not part.startswith("<b>")]
+
+
+def test_an_answer_is_shown_in_the_window_where_it_stands(tmp_path):
+    truth, texts = windows_of((0, 160, None), (140, 300, 230), answers=["w230"])
+    outputs = {"teacher": answered(truth, 1, 90), "student": answered(truth, 0, 7)}
+    examples = [{"text": "which one?", "text_pair": text, "label": ["w230"]} for text in texts]
+    page = page_of(tmp_path / "run", "question_answering", truth, ["start", "end"], outputs, examples)
+    true, students = contexts_of(page)
+    assert true.startswith("…") and true.endswith("…") and " <b>w230</b> w231 " in true and "w160 " not in true
+    assert students.startswith("w0 w1 ") and " <b>w7</b> " in students and students.endswith("…")
+    assert all(450 < len(text) < 520 for text in (true, students))
+
+
+def test_the_true_answer_is_shown_first_where_both_are_wrong(tmp_path):
+    truth, texts = windows_of((0, 160, None), (140, 300, 230), answers=["w230"])
+    outputs = {role: answered(truth, 0, 7) for role in ("teacher", "student")}
+    examples = [{"text": "which one?", "text_pair": text, "label": ["w230"]} for text in texts]
+    shown = contexts_of(page_of(tmp_path / "run", "question_answering", truth, ["start", "end"], outputs, examples))
+    assert [text.partition("<b>")[2].partition("</b>")[0] for text in shown] == ["w230", "w7"]
+
+
+def test_one_place_is_shown_once_and_without_a_true_one_where_the_teacher_answers(tmp_path):
+    for name, held, said in (("two", 150, [(0, 150), (1, 10)]), ("none", None, [(0, 150), (1, 10)])):
+        truth, texts = windows_of((0, 160, held), (140, 300, held), answers=["w9999"])
+        outputs = {role: answered(truth, *place) for role, place in zip(("teacher", "student"), said, strict=True)}
+        examples = [{"text": "which one?", "text_pair": text, "label": ["w9999"]} for text in texts]
+        page = page_of(tmp_path / name, "question_answering", truth, ["start", "end"], outputs, examples)
+        (shown,) = contexts_of(page)
+        assert "<b>w150</b>" in shown and " w100 " in shown  # the teacher's window, which has more before the answer
+
+
+def test_where_nobody_answers_the_first_window_begins():
+    truth, _ = windows_of((0, 160, None), (140, 300, None), answers=[])
+    measure = MEASURES["question_answering"](truth, ["start", "end"])
+    ((before, answer, behind),) = report_question_answering._contexts(measure, 0, [[-1, -1, -1], [-1, -1, -1]])
+    assert before.startswith("w0 w1 ") and before.endswith("…") and answer == behind == ""
