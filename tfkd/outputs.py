@@ -10,7 +10,7 @@ from tfkd.errors import UserError
 from tfkd.run_dir import RunDir, whole, write_json, write_text
 
 EXAMPLES_KEPT = 2000
-"""Test examples written into the run for exports and the report."""
+"""Rows of the test split, or about as many, written into the run for exports and the report."""
 
 CALIBRATION_KEPT = 500
 """Training texts written into the run for the ranges of int8 files."""
@@ -30,7 +30,7 @@ def write_inputs(run: RunDir, config: Config, tokenizer, store, train) -> None:
     tokenizer.write(run.vocabulary)
     reads = {"lowercase": tokenizer.lowercase, "max_length": config.data.max_length, "pairs": target.pairs}
     write_json(run.tokenizer, reads)
-    told = ({"row": row, **_texts(store, row), "label": target.told(store, row)} for row in spread(len(store), EXAMPLES_KEPT))
+    told = ({"row": row, **_texts(store, row), "label": target.told(store, row)} for row in kept(store))
     _write_lines(run.examples, ({key: value for key, value in example.items() if value is not None} for example in told))
     _write_lines(run.calibration, (_texts(train, row) for row in spread(len(train), CALIBRATION_KEPT)))
 
@@ -38,6 +38,15 @@ def write_inputs(run: RunDir, config: Config, tokenizer, store, train) -> None:
 def spread(rows: int, most: int) -> list[int]:
     """At most so many rows, evenly spread: a data set may be sorted by label."""
     return sorted({int(i * rows / most) for i in range(most)}) if rows else []
+
+
+def kept(store) -> list[int]:
+    """Rows of the test split for `examples.jsonl`, evenly spread. An example that gives several rows is there whole or not at
+    all: a page shows both sentences of a pair, and needs both."""
+    if len(store) <= EXAMPLES_KEPT or len(store) == store.examples:
+        return spread(len(store), EXAMPLES_KEPT)
+    chosen = spread(store.examples, max(1, EXAMPLES_KEPT * store.examples // len(store)))
+    return np.flatnonzero(np.isin(store.column("example"), chosen)).tolist()
 
 
 def _texts(store, row: int) -> dict[str, str]:
