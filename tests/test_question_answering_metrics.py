@@ -105,6 +105,16 @@ def test_answers_at_the_very_start_and_the_very_end():
     assert measure.answers(scores) == [CONTEXT]
 
 
+def test_an_answer_knows_its_window_and_a_window_the_true_one():
+    told = truth([(0, "the cat sat"), (0, "sat on a mat"), (1, "no dog")], [["mat"], []])
+    told["labels"][1] = (6, 6)
+    measure = QuestionAnsweringMeasure(told, LABELS)
+    scores = outputs((7, {4: (1, 1)}), (8, {4: (5, 0), 6: (0, 5)}), (6, {0: (9, 9)}))
+    assert measure.answers(scores) == ["on a mat", ""]
+    assert measure.places(scores).tolist() == [[1, 4, 12], [-1, -1, -1]]
+    assert [measure.held(row) for row in range(3)] == [None, (9, 12), None] and measure.window(1)[9:12] == "mat"
+
+
 def test_an_end_before_its_start_is_no_answer():
     measure, scores = one({7: (9, 1), 4: (0, 9)})  # 18 from word 4 to word 1, 10 for word 4 alone, 9 up to word 1
     assert measure.answers(scores) == ["a"]

@@ -246,6 +246,20 @@ def test_numbers_in_words():
     assert (words.ratio(22.7, 4.4), words.ratio(3, 0), words.ratio(None, 2)) == ("5.2×", None, None)
 
 
+@pytest.mark.parametrize(
+    ("begin", "end", "length", "said"),
+    [
+        (4, 6, 99, ("0123", "45", "6789abcdef")),
+        (0, 2, 6, ("", "01", "234…")),
+        (8, 9, 5, ("…7", "8", "9…")),
+        (14, 16, 6, ("…bcd", "ef", "")),
+        (2, 14, 4, ("…", "234…", "…")),  # what is asked for alone is too long
+    ],
+)
+def test_a_text_is_cut_around_a_part_of_it(begin, end, length, said):
+    assert words.around("0123456789abcdef", begin, end, length) == said
+
+
 # The page.
 
 

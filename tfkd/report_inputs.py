@@ -33,6 +33,7 @@ class View:
         outputs: role -> logits, in the order of the roles.
         names: of the outputs, printable.
         examples: row -> `{"texts": [...], "label": ...}`, of those rows that the run kept in words.
+        vocabulary: the student's word pieces by id, printable; none where the run lacks them.
     """
 
     models: dict[str, dict]
@@ -40,6 +41,7 @@ class View:
     outputs: dict[str, np.ndarray]
     names: list[str]
     examples: dict[int, dict]
+    vocabulary: list[str]
 
 
 def view(run: RunDir, report: dict) -> View:
@@ -65,7 +67,7 @@ def view(run: RunDir, report: dict) -> View:
         counts = f"{count:,} examples, but report.json speaks of {report['examples']:,}"
         raise UserError(f"{run.predictions}: holds {counts}; train it again, or go on with --resume")
     rows = len(next(iter(outputs.values())))
-    return View(models, measure, outputs, names, examples(run.examples, rows))
+    return View(models, measure, outputs, names, examples(run.examples, rows), vocabulary(run.vocabulary))
 
 
 def predictions(run: RunDir, roles: list[str]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -124,6 +126,13 @@ def examples(path: pathlib.Path, rows: int) -> dict[int, dict]:
         if 0 <= row < rows:
             found[row] = {"texts": texts, "label": label}
     return found
+
+
+def vocabulary(path: pathlib.Path) -> list[str]:
+    """`vocab.txt`: the word pieces by id. A missing file is an empty one."""
+    if not path.exists():
+        return []
+    return printable(path.read_text(encoding="utf-8", errors="replace")).rstrip("\n").split("\n")
 
 
 def config(path: pathlib.Path) -> tuple[str | None, dict]:

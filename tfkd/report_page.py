@@ -9,9 +9,11 @@ import numpy as np
 from tfkd import (
     report_benchmark,
     report_classification,
+    report_masked_language_model,
     report_multilabel,
     report_question_answering,
     report_regression,
+    report_sentence_embedding,
     report_tagging,
 )
 from tfkd import report_inputs as inputs
@@ -28,8 +30,10 @@ SECTIONS = {
     "multilabel": report_multilabel,
     "tagging": report_tagging,
     "question_answering": report_question_answering,
+    "masked_language_model": report_masked_language_model,
+    "sentence_embedding": report_sentence_embedding,
 }
-"""Task -> the module whose `values(view)` fill the task's own sections, in `report_TASK.html`. A task without has none."""
+"""Task -> the module whose `values(view)` fill the task's own sections, in `report_TASK.html`."""
 
 
 def page(run: RunDir, report: dict, manifest: list[dict] | None) -> str:
@@ -68,9 +72,8 @@ def page(run: RunDir, report: dict, manifest: list[dict] | None) -> str:
         "config": config_text,
         "texts": bool(view.examples),
     }
-    own = SECTIONS[task].values(view) if task in SECTIONS else {}
-    template = environment().get_template(f"report_{task}.html" if task in SECTIONS else "report_template.html")
-    return inputs.printable(template.render(**values, **own))
+    template = environment().get_template(f"report_{task}.html")
+    return inputs.printable(template.render(**values, **SECTIONS[task].values(view)))
 
 
 def environment() -> jinja2.Environment:

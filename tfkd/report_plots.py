@@ -24,6 +24,8 @@ _VARIABLES |= {"#000000": "ink", "#ffffff": "paper", "#b0b0b0": "rule"}  # Matpl
 _DASHES = {"teacher": "-", "baseline": (0, (4, 2)), "student": "-"}
 _WIDTHS = {"teacher": 1.2, "baseline": 1.5, "student": 2.0}
 _MOST_POINTS = 250
+MOST_DOTS = 1000  # of a scatter; more are neither seen nor loaded quickly
+SQUARE = {"width": 3.6, "height": 3.3}  # inches, of a picture whose axes are alike
 _SETTINGS = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a label may be called $x$
@@ -146,6 +148,25 @@ def _thinned(values: np.ndarray) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a stretch of nothing but NaN stays a gap
         return np.array([np.nanmean(part) for part in parts])
+
+
+def dots(axes, x: np.ndarray, y: np.ndarray, role: str, across: str, up: str) -> None:
+    """Draws y against x, at most `MOST_DOTS` of them, evenly spread over the rows."""
+    rows = np.unique(np.linspace(0, len(x) - 1, min(MOST_DOTS, len(x))).round().astype(int))
+    alpha = float(np.clip(120 / len(rows), 0.25, 0.8))
+    axes.scatter(x[rows], y[rows], s=9, color=ROLE_COLORS[role], alpha=alpha, linewidth=0, zorder=3)
+    axes.set(xlabel=across, ylabel=up)
+    axes.locator_params(nbins=6)
+
+
+def beside(axes, x: np.ndarray, y: np.ndarray, role: str, across: str, up: str) -> None:
+    """Draws y against x, which are in the same unit: on the diagonal the two are equal."""
+    low, high = min(x.min(), y.min()), max(x.max(), y.max())
+    room = 0.04 * ((high - low) or 1.0)
+    limits = low - room, high + room
+    axes.plot(limits, limits, color=MUTED, linewidth=0.6)
+    dots(axes, x, y, role, across, up)
+    axes.set(xlim=limits, ylim=limits, aspect="equal")
 
 
 def heat(axes, counts: np.ndarray, labels: list[str], role: str) -> None:

@@ -4,13 +4,11 @@ import numpy as np
 
 from tfkd import report_plots as plots
 from tfkd.report_inputs import View
-from tfkd.report_plots import MUTED, ROLE_COLORS
+from tfkd.report_plots import MOST_DOTS, MUTED, SQUARE
 from tfkd.report_sections import texts
 
-MOST_POINTS = 1000  # of a scatter; more are neither seen nor loaded quickly
 MOST_EXAMPLES = 10
 BINS = 40
-SQUARE = {"width": 3.6, "height": 3.3}  # inches
 
 
 def values(view: View) -> dict:
@@ -21,7 +19,7 @@ def values(view: View) -> dict:
     return {
         "target_name": view.names[0],
         "scatters": {role: _scatter(targets, found, role) for role, found in predictions.items()},
-        "drawn": min(MOST_POINTS, len(targets)),
+        "drawn": min(MOST_DOTS, len(targets)),
         "residuals": _residuals(targets, predictions),
         "beside_teacher": {role: _beside_teacher(predictions, role) for role in predictions if role != "teacher"},
         "quarters": _quarters(targets, predictions),
@@ -30,14 +28,15 @@ def values(view: View) -> dict:
 
 
 def _scatter(targets: np.ndarray, predictions: np.ndarray, role: str) -> str:
+    drawn = targets, predictions, role, "target", "prediction"
     alt = f"predictions of the {role} against the targets"
-    return plots.picture(points, targets, predictions, role, "target", "prediction", name=f"scatter-{role}", alt=alt, **SQUARE)
+    return plots.picture(plots.beside, *drawn, name=f"scatter-{role}", alt=alt, **SQUARE)
 
 
 def _beside_teacher(predictions: dict[str, np.ndarray], role: str) -> str:
     drawn = predictions["teacher"], predictions[role], role, "teacher", role
     alt = f"predictions of the {role} against the teacher's"
-    return plots.picture(points, *drawn, name=f"beside-{role}", alt=alt, **SQUARE)
+    return plots.picture(plots.beside, *drawn, name=f"beside-{role}", alt=alt, **SQUARE)
 
 
 def _residuals(targets: np.ndarray, predictions: dict[str, np.ndarray]) -> list[tuple[str, str]]:
@@ -80,19 +79,6 @@ def _worst(examples: dict[int, dict], targets: np.ndarray, predictions: dict[str
         ]
         groups.append({"title": title, "shown": shown})
     return groups
-
-
-def points(axes, x: np.ndarray, y: np.ndarray, role: str, across: str, up: str) -> None:
-    """Draws y against x, at most `MOST_POINTS` of them, evenly spread over the rows; on the diagonal the two are equal."""
-    rows = np.unique(np.linspace(0, len(x) - 1, min(MOST_POINTS, len(x))).round().astype(int))
-    low, high = min(x.min(), y.min()), max(x.max(), y.max())
-    room = 0.04 * ((high - low) or 1.0)
-    limits = low - room, high + room
-    axes.plot(limits, limits, color=MUTED, linewidth=0.6)
-    alpha = float(np.clip(120 / len(rows), 0.25, 0.8))
-    axes.scatter(x[rows], y[rows], s=9, color=ROLE_COLORS[role], alpha=alpha, linewidth=0, zorder=3)
-    axes.set(xlim=limits, ylim=limits, aspect="equal", xlabel=across, ylabel=up)
-    axes.locator_params(nbins=6)
 
 
 def histogram(axes, errors: dict[str, np.ndarray]) -> None:

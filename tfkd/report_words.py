@@ -92,6 +92,16 @@ def cut(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
+def around(text: str, begin: int, end: int, length: int) -> tuple[str, str, str]:
+    """What stands before `text[begin:end]`, that itself, and what stands behind it: together about `length` characters, with
+    ellipses where more are left out."""
+    inside = cut(text[begin:end], length)
+    room = length - len(inside)
+    first = max(0, min(begin - room // 2, len(text) - length))
+    before = text[first:begin] if first == 0 else "…" + text[first + 1 : begin]
+    return before, inside, cut(text[end:], max(1, length - len(before) - len(inside)))
+
+
 def model(report: dict, role: str) -> dict | None:
     """The entry of a role in `report.json`."""
     return next((entry for entry in report["models"] if entry["role"] == role), None)

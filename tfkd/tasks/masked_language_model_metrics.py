@@ -34,13 +34,8 @@ class MaskedLanguageModelMeasure(Measure):
         return {"labels": truth["labels"][places], "asked": truth["asked"][places], "offsets": offsets}
 
     def metrics(self, outputs):
-        likely, log_probability = self._asked(outputs)
-        labels = self.truth["labels"][self.truth["asked"]]
-        if not len(labels):
-            return {"accuracy": None, "perplexity": None, "cross_entropy": None}
-        loss = -float(log_probability.mean())
-        perplexity = math.exp(loss) if loss < MOST_PERPLEXITY else None
-        return {"accuracy": float((likely == labels).mean()), "perplexity": perplexity, "cross_entropy": loss}
+        likely, log_probability = self.asked(outputs)
+        return scores(likely == self.truth["labels"][self.truth["asked"]], log_probability)
 
     def headline_on(self, outputs):
         likely, _ = finite(outputs, 2).T
@@ -55,11 +50,11 @@ class MaskedLanguageModelMeasure(Measure):
         return accuracy
 
     def near(self, outputs, teacher):
-        likely, theirs = self._asked(outputs)[0], self._asked(teacher)[0]
+        likely, theirs = self.asked(outputs)[0], self.asked(teacher)[0]
         return {"agreement": float((likely == theirs).mean()) if len(likely) else None}
 
-    def _asked(self, outputs) -> tuple[np.ndarray, np.ndarray]:
-        """Columns of the positions that are asked for."""
+    def asked(self, outputs) -> tuple[np.ndarray, np.ndarray]:
+        """(A,) the most likely piece and (A,) the right one's log-probability, at the positions that are asked for."""
         likely, log_probability = finite(outputs, 2)[self.truth["asked"]].T
         return likely, log_probability
 
@@ -67,3 +62,12 @@ class MaskedLanguageModelMeasure(Measure):
         """How many positions of each row."""
         before = np.concatenate([[0], np.cumsum(which)])
         return np.diff(before[self.truth["offsets"]])
+
+
+def scores(right: np.ndarray, log_probability: np.ndarray) -> dict[str, float | None]:
+    """Figures of some positions: (N,) whether the most likely piece is right, (N,) the right one's log-probability in nats."""
+    if not len(right):
+        return {"accuracy": None, "perplexity": None, "cross_entropy": None}
+    loss = -float(log_probability.mean())
+    perplexity = math.exp(loss) if loss < MOST_PERPLEXITY else None
+    return {"accuracy": float(right.mean()), "perplexity": perplexity, "cross_entropy": loss}

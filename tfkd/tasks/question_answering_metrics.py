@@ -55,7 +55,7 @@ class QuestionAnsweringMeasure(Measure):
         numbers, self.rows, self.question = np.unique(truth["example"], return_index=True, return_inverse=True)
         self.gold = [json.loads(self._text("answers", row)) for row in self.rows]
         self.nullable = _nullable(truth)
-        self._known: dict[bytes, tuple[list[str], np.ndarray]] = {}
+        self._known: dict[bytes, tuple[list[str], np.ndarray, np.ndarray]] = {}
 
     @property
     def examples(self):
@@ -89,32 +89,50 @@ class QuestionAnsweringMeasure(Measure):
         """F1 and exact match (Q, 2) of each question."""
         return self._judged(outputs)[1]
 
-    def _judged(self, outputs: np.ndarray) -> tuple[list[str], np.ndarray]:
-        """Answers and their scores, found once for equal outputs: figures, intervals and pages all begin with them, and they take
-        a second for a thousand questions."""
+    def places(self, outputs: np.ndarray) -> np.ndarray:
+        """Where each answer stands: (Q, 3) the window's row, the first character there, the one after the last; -1 for none."""
+        return self._judged(outputs)[2]
+
+    def window(self, row: int) -> str:
+        """A row's part of its context."""
+        return self._text("contexts", row)
+
+    def held(self, row: int) -> tuple[int, int] | None:
+        """A true answer's first character in a row's window and the one after its last; None where it holds none whole."""
+        first, last = self.truth["labels"][row] - self.truth["first"][row]
+        if first < 0:
+            return None
+        begin = self.truth["offsets"][row]
+        return int(self.truth["start"][begin + first]), int(self.truth["end"][begin + last])
+
+    def _judged(self, outputs: np.ndarray) -> tuple[list[str], np.ndarray, np.ndarray]:
+        """Answers, their scores and their places, found once for equal outputs: figures, intervals and pages all begin with them,
+        and they take a second for a thousand questions."""
         outputs = self._checked(outputs)
         key = hashlib.sha256(outputs.tobytes()).digest()
         if key not in self._known:
-            answers = self._read(outputs)
+            places = self._read(outputs)
+            answers = [self.window(row)[begin:end] if row >= 0 else "" for row, begin, end in places.tolist()]
             pairs = zip(answers, self.gold, strict=True)
             scores = np.array([(word_f1(answer, gold), exact_match(answer, gold)) for answer, gold in pairs])
-            self._known[key] = answers, scores
+            self._known[key] = answers, scores, places
         return self._known[key]
 
-    def _read(self, outputs: np.ndarray) -> list[str]:
-        """The answer to each question, of the best span in all its windows."""
+    def _read(self, outputs: np.ndarray) -> np.ndarray:
+        """The place (Q, 3) of the answer to each question, the best span in all its windows."""
         score, first, last = self._best_spans(outputs)
         best = np.full(self.examples, -np.inf)
         np.maximum.at(best, self.question, score)
         null = np.full(self.examples, np.inf)
         np.minimum.at(null, self.question, outputs[self.begins].sum(axis=1))
-        answers = [""] * self.examples
+        places = np.full((self.examples, 3), -1)
         for row in range(len(self.begins) - 1, -1, -1):  # of equal windows the first one is left standing
             question = self.question[row]
             answered = np.isfinite(best[question]) and not (self.nullable and null[question] > best[question])
             if answered and score[row] == best[question]:
-                answers[question] = self._cut(row, first[row], last[row])
-        return answers
+                begin = self.truth["offsets"][row]
+                places[question] = row, self.truth["start"][begin + first[row]], self.truth["end"][begin + last[row]]
+        return places
 
     def metrics(self, outputs):
         """`f1` and `exact_match`; with questions that have no answer also both of those that have one, and the share
@@ -176,10 +194,6 @@ class QuestionAnsweringMeasure(Measure):
         lengths = np.diff(np.append(self.begins, self.pieces))
         shifted = outputs - np.repeat(np.maximum.reduceat(outputs, self.begins), lengths, axis=0)
         return shifted - np.repeat(np.log(np.add.reduceat(np.exp(shifted), self.begins)), lengths, axis=0)
-
-    def _cut(self, row: int, first: int, last: int) -> str:
-        begin = self.truth["offsets"][row]
-        return self._text("contexts", row)[self.truth["start"][begin + first] : self.truth["end"][begin + last]]
 
     def _text(self, name: str, row: int) -> str:
         offsets = self.truth[f"{name}_offsets"]

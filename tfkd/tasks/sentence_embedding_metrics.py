@@ -31,10 +31,10 @@ class SentenceEmbeddingMeasure(Measure):
         judged = np.asarray(self.truth["labels"], "float64")[self.sides[:, 0]]
         return judged if np.isfinite(judged).all() else None
 
-    def cosines(self, outputs: np.ndarray) -> np.ndarray:
-        """(N,) of each pair."""
-        vectors = finite(outputs)
-        return _cosines(vectors[self.sides[:, 0]], vectors[self.sides[:, 1]])
+    def cosines(self, outputs: np.ndarray, sides: np.ndarray | None = None) -> np.ndarray:
+        """(N,) of each pair, or of other pairs of rows (N, 2)."""
+        vectors, sides = finite(outputs), self.sides if sides is None else sides
+        return _cosines(vectors[sides[:, 0]], vectors[sides[:, 1]])
 
     def metrics(self, outputs):
         finite(outputs)
