@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from tests.whole_run import go
-from tfkd import build, config, fitting, open_teacher
+from tfkd import build, compression, config, fitting, open_teacher
+from tfkd.choose_run import check_data
 from tfkd.errors import UserError
 from tfkd.objectives import OBJECTIVES
 from tfkd.run_dir import RunDir
@@ -125,6 +126,51 @@ def test_a_finished_student_is_read_whole_when_its_run_gets_a_baseline(finished,
     go(staged, run.path, "baseline=true", resume=True)
     assert trained == ["baseline"] and run.student.read_bytes() == before
     assert {model["role"] for model in json.loads(run.report_json.read_text())["models"]} == {"teacher", "baseline", "student"}
+
+
+@pytest.mark.slow
+def test_stages_draw_alike_just_after_one_another_and_resumed_and_the_baseline_reads_what_the_last_one_does(
+    staged, tmp_path, monkeypatch
+):
+    tree = yaml.safe_load(staged.read_text())
+    model = {name: tree["teacher"][name] for name in ("dimensions", "train")}
+    tree["stages"][1]["data"] = tree["data"] | {"limit": 64}
+    tree |= {"teacher": {"members": [model, model], "combine": "random"}, "baseline": True, "compression": {"qat": {}}}
+    path, begun, stops = tmp_path / "random.yaml", [], []
+    path.write_text(yaml.safe_dump(tree | {"seed": 7}))
+
+    def fit(role, model, config, training, train, *rest, teacher=None, stage=None, **named):
+        """In place of a training: notes where it begins, and draws."""
+        state = None if teacher is None else teacher.seed_generator.state.numpy().tolist()
+        begun.append((role, stage, len(train.store) == 64, state))
+        if stage == stops[-1]:
+            raise KeyboardInterrupt
+        if teacher is not None:
+            teacher.seed_generator.next()
+
+    for module in (fitting, compression):
+        monkeypatch.setattr(module, "fit", fit)
+    for stage in ("prediction", "int8", "int8"):
+        stops.append(stage)
+        with pytest.raises(KeyboardInterrupt):
+            go(path, tmp_path / "run", resume=bool(begun))
+    prediction, int8 = ("student", "prediction", True, [8, 0]), ("student", "int8", True, [9, 0])
+    assert [one for one in begun if one[0] != "teacher"] == [
+        *[("baseline", None, True, None), ("student", "general", False, [7, 0]), prediction],
+        *[prediction, int8],  # resumed
+        *[int8],
+    ]
+
+
+def test_a_stage_is_not_resumed_on_other_data(tmp_path):
+    run = RunDir(tmp_path)
+    check_data(run, "whole", resume=False)
+    check_data(run, "plain", resume=False, stage="general")
+    check_data(run, "whole", resume=True)
+    check_data(run, "more", resume=True, stage="prediction")  # not begun before
+    check_data(run, "plain", resume=True, stage="general")
+    with pytest.raises(UserError, match="the data of stage general are not those"):
+        check_data(run, "other", resume=True, stage="general")
 
 
 @pytest.mark.slow

@@ -42,6 +42,7 @@ def train_quantized(
     training = config.compression.qat
     distill = config.trainings()[-1].distill
     ended = {"alpha": _end(distill.alpha), "temperature": _end(distill.temperature), "objectives": None}
+    build_teacher.reseed(teacher, config.seed + len(config.trainings()))
     with devices.scope():
         keras.utils.set_random_seed(config.seed)
         model = QuantizedTransformer(copy_of(student), pace=training.range_pace)
