@@ -49,13 +49,20 @@ def staged(tmp_path_factory):
                 "data": {"files": {"train": str(folder / "plain.jsonl")}, "columns": {"label": None}, "max_length": 16},
                 "distill": {
                     "alpha": 0.0,
-                    "objectives": [{"name": "hidden_state_mse", "layers": "uniform"}, {"name": "attention_score_mse"}],
+                    "objectives": [
+                        {"name": "hidden_state_mse", "layers": "uniform"},
+                        {"name": "attention_score_mse", "weight": {"start": 0.5, "end": 1, "shape": "cosine", "by": "epoch"}},
+                    ],
                 },
                 "train": {"epochs": 2, "batch_size": 32, "learning_rate": 0.003},
             },
             {
                 "name": "prediction",
-                "distill": {"alpha": {"start": 0.0, "end": 0.5}, "objectives": ["kl_divergence", {"name": "minilm_v2"}]},
+                "distill": {
+                    "alpha": {"start": 0.0, "end": 0.5},
+                    "temperature": {"start": 4.0, "end": 2.0, "by": "epoch"},
+                    "objectives": ["kl_divergence", {"name": "minilm_v2"}],
+                },
                 "train": {"epochs": 1, "batch_size": 32, "learning_rate": 0.003},
             },
         ],
@@ -74,10 +81,11 @@ def finished(staged, tmp_path_factory):
 
 def test_the_plan_names_stages_layer_pairs_and_schedules(finished):
     _, said = finished
-    plan = said[: said.index("Teacher:")]
+    plan = " ".join(said[: said.index("Teacher:")].split())
     assert "general" in plan and "prediction" in plan
-    assert "hidden state mse of layers 0 < 1, 1 < 3" in plan
-    assert "(0 to 0.5) x labels" in plan
+    assert "hidden state mse of layers 0 < 1, 1 < 3 + (0.5 to 1, cosine by epoch) x attention score mse" in plan
+    assert "(0 to 0.5, linear by step) x labels" in plan
+    assert "kl divergence at temperature (4 to 2, linear by epoch: 4 in the only one)" in plan
 
 
 def test_epochs_count_on_through_the_stages_and_each_logs_its_own_terms(finished):
@@ -88,6 +96,13 @@ def test_epochs_count_on_through_the_stages_and_each_logs_its_own_terms(finished
     assert {"hidden_state_mse", "attention_score_mse"} <= student[0].keys() and "alpha" not in student[0]
     assert {"kl_divergence", "minilm_v2", "alpha", "val_accuracy"} <= student[2].keys()
     assert student[1]["hidden_state_mse"] < student[0]["hidden_state_mse"]
+
+
+def test_every_stages_schedules_go_from_start_to_end(finished):
+    run, _ = finished
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines() if "student" in line]
+    assert [line["attention_score_mse_weight"] for line in lines[:2]] == [0.5, 1.0]
+    assert lines[2]["alpha"] == pytest.approx(0.5) and lines[2]["kl_divergence_temperature"] == 4.0
 
 
 def test_projections_stay_out_of_the_students_file(finished):
