@@ -1,5 +1,6 @@
 import json
 import pathlib
+import re
 import resource
 import subprocess
 import sys
@@ -191,8 +192,48 @@ def test_expand_names_a_variable_that_is_not_set(monkeypatch):
         config.expand("${TFKD_NOWHERE}/a", "data.data_dir")
 
 
+@pytest.mark.parametrize(
+    ("distill", "message"),
+    [
+        ({"alpha": {"start": 0.5, "end": 1.5}}, "distill: alpha goes from 0.5 to 1.5: must stay from 0 to 1"),
+        ({"temperature": {"start": 4.0, "end": 0.0}}, "distill: temperature goes from 4 to 0: must stay above 0"),
+        (
+            {"objectives": [{"name": "kl_divergence", "temperature": {"start": 0.0, "end": 4.0}}]},
+            "distill.objectives.0: temperature goes from 0 to 4: must stay above 0",
+        ),
+        (
+            {"alpha": {"start": 0.0, "end": 1.0, "by": "epochs"}},
+            "distill.alpha.by = \"epochs\": must be 'step' or 'epoch'; did you mean epoch?",
+        ),
+        (
+            {"temperature": {"start": 4.0, "end": "1"}},
+            'distill.temperature.end = "1": should be a valid number; write it without',
+        ),
+        ({"alpha": {"start": 0.0}}, "distill.alpha.end: missing, and it has no default"),
+        ({"alpha": {"start": 0.0, "end": 1.0, "shap": "cosine"}}, "unknown key; did you mean distill.alpha.shape?"),
+        (
+            {"objectives": [{"name": "kl_divergence", "label": "alpha"}]},
+            "label = alpha: logs call something else so; choose another",
+        ),
+        ({"alpha": [0.0, 1.0]}, "distill.alpha = [0.0, 1.0]: should be a valid number"),
+    ],
+)
+def test_a_loss_that_makes_no_sense_is_refused_where_it_is_wrong(distill, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        config.parse(SMALL | {"distill": distill})
+
+
+def test_stages_whose_files_would_be_the_same_are_refused():
+    with pytest.raises(UserError, match="stages has second twice: give each a name of its own"):
+        config.parse(stages(name="Second"))
+    assert config.parse(stages(name="int8")).stages[0].name == "int8"
+    for name in ("int8", "INT8"):
+        with pytest.raises(UserError, match="stages has int8, which is what compression.qat calls its own training"):
+            config.parse(stages(name=name) | {"compression": {"qat": {}}})
+
+
 def stages(**first) -> dict:
-    return SMALL | {"stages": [{"name": "first", **first}, {"name": "second"}]}
+    return SMALL | {"stages": [{"name": "first"} | first, {"name": "second"}]}
 
 
 def test_a_stage_that_another_follows_keeps_its_last_epoch_unless_told_to_or_stopping_early():

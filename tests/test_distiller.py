@@ -305,11 +305,12 @@ from test_distiller import batch, model, sparse_loss
 from tfkd.distiller import Distiller
 from tfkd.objectives import KLDivergence
 from tfkd.optimizer import adamw
+from tfkd.schedules import Schedule
 with devices.scope():
     teacher, student = model(2, layers=2), model(1)
     # Of answers that are nearly alike, five digits of the divergence would be rounding.
     teacher.head.output_dense.kernel.assign(teacher.head.output_dense.kernel * 500)
-    distiller = Distiller(student, teacher, [KLDivergence(2.0)], alpha=0.4)
+    distiller = Distiller(student, teacher, [KLDivergence(2.0)], alpha=Schedule(0.2, 0.6, 12))
     optimizer = adamw(distiller.trainable_variables, 12, 1e-2, clip_norm=float(sys.argv[3]))
     distiller.compile(optimizer, loss=sparse_loss(), weighted_metrics=["accuracy"])
 # Seeds whose classes are far apart: of two that are nearly equal, rounding decides.
@@ -334,7 +335,8 @@ def test_two_replicas_give_the_loss_and_the_weights_of_one(clip_norm):
         assert done.returncode == 0, done.stderr[-3000:]
         results.append(json.loads(done.stdout.splitlines()[-1]))
     one, two = results
-    assert set(one["history"]) == {"loss", "label_loss", "kl_divergence", "accuracy", "val_loss", "val_accuracy"}
+    assert set(one["history"]) == {"loss", "label_loss", "kl_divergence", "accuracy", "alpha", "val_loss", "val_accuracy"}
+    assert one["history"]["alpha"] == pytest.approx([0.6])  # at the last step, not on average
     for name, values in one["history"].items():
         np.testing.assert_allclose(two["history"][name], values, rtol=1e-5, err_msg=name)
     for a, b in zip(one["weights"], two["weights"], strict=True):

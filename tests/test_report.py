@@ -466,6 +466,18 @@ def test_steps_become_epochs_however_they_are_counted(steps):
     assert report_page._positions(lines) == [0.5, 1.0, 1.5, 2.0]
 
 
+def test_a_stages_steps_begin_anew_however_few_the_stage_before_had():
+    lines = [("general", 1, 2), ("general", 2, 4), ("task", 3, 50), ("task", 3, 100), ("task", 4, 150), ("task", 4, 200)]
+    lines = [dict(zip(("stage", "epoch", "step"), line, strict=True)) for line in lines]
+    assert report_page._positions(lines) == [1.0, 2.0, 2.5, 3.0, 3.5, 4.0]
+
+
+def test_the_page_says_that_scheduled_numbers_are_no_averages(tmp_path):
+    terms = ("loss", "alpha", "kl_divergence_temperature")
+    training = Reader(page_of(fill(make_run(tmp_path / "run"), terms=terms))).sections["training"]
+    assert "mean since the epoch began, but alpha, kl divergence temperature as set for the step." in " ".join(training.split())
+
+
 def test_pictures_take_colours_and_font_from_the_page(full_page):
     drawn = "".join(re.findall(r"<svg.*?</svg>", full_page))
     assert "font-family" not in drawn and "font-size" in drawn

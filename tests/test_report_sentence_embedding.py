@@ -135,6 +135,6 @@ def test_a_run_keeps_both_sentences_of_a_pair(tmp_path, monkeypatch):
     pairs = [{"text": "cat", "text_pair": "cat cat"}] * 50
     store = write_store(tmp_path / "rows", pairs, Tokenizer(pieces), 8, Sentences(text_pair="text_pair"))
     assert written.kept(store) == list(range(100))
-    monkeypatch.setattr(written, "EXAMPLES_KEPT", 30)
+    monkeypatch.setattr(written, "EXAMPLES_KEPT", 15)
     kept = written.kept(store)
     assert len(kept) == 30 and kept[:6] == [0, 1, 6, 7, 12, 13] and [row + 1 for row in kept[::2]] == kept[1::2]

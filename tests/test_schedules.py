@@ -3,6 +3,7 @@ import math
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfkd.schedules import Schedule, bounds, value_at
 
@@ -24,8 +25,20 @@ def test_by_epoch_a_value_holds_for_an_epoch_and_the_last_epoch_has_the_end():
     np.testing.assert_allclose(values(Schedule(0.0, 1.0, 6, every=2), 6), [0, 0, 0.5, 0.5, 1, 1], rtol=1e-6)
 
 
-def test_one_step_has_the_start():
+def test_one_step_or_one_epoch_has_the_start():
     assert values(Schedule(3.0, 1.0, 1), 1) == [3.0]
+    assert values(Schedule(3.0, 1.0, 4, every=4), 4) == [3.0] * 4
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("every", [41, 47, 55, 61])
+def test_compiled_every_epoch_begins_at_its_first_step(every, jit_compile):
+    """Of 1 / 41 in float32 forty-one are less than 1."""
+    epochs = 20
+    schedule = Schedule(0.0, epochs - 1.0, epochs * every, every=every)
+    compiled = tf.function(lambda steps: schedule(steps), jit_compile=jit_compile)
+    found = compiled(tf.range(epochs * every, dtype="float32"))
+    np.testing.assert_allclose(found, np.repeat(np.arange(epochs), every), atol=1e-4)
 
 
 @pytest.mark.parametrize("arguments", [{"shape": "square"}, {"steps": 0}, {"every": 0}])

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from tests.whole_run import go
-from tfkd import build, config, fitting, open_teacher
+from tfkd import build, compression, config, fitting, open_teacher
+from tfkd.choose_run import check_data
 from tfkd.errors import UserError
 from tfkd.objectives import OBJECTIVES
 from tfkd.run_dir import RunDir
@@ -48,13 +49,20 @@ def staged(tmp_path_factory):
                 "data": {"files": {"train": str(folder / "plain.jsonl")}, "columns": {"label": None}, "max_length": 16},
                 "distill": {
                     "alpha": 0.0,
-                    "objectives": [{"name": "hidden_state_mse", "layers": "uniform"}, {"name": "attention_score_mse"}],
+                    "objectives": [
+                        {"name": "hidden_state_mse", "layers": "uniform"},
+                        {"name": "attention_score_mse", "weight": {"start": 0.5, "end": 1, "shape": "cosine", "by": "epoch"}},
+                    ],
                 },
                 "train": {"epochs": 2, "batch_size": 32, "learning_rate": 0.003},
             },
             {
                 "name": "prediction",
-                "distill": {"alpha": {"start": 0.0, "end": 0.5}, "objectives": ["kl_divergence", {"name": "minilm_v2"}]},
+                "distill": {
+                    "alpha": {"start": 0.0, "end": 0.5},
+                    "temperature": {"start": 4.0, "end": 2.0, "by": "epoch"},
+                    "objectives": ["kl_divergence", {"name": "minilm_v2"}],
+                },
                 "train": {"epochs": 1, "batch_size": 32, "learning_rate": 0.003},
             },
         ],
@@ -73,10 +81,11 @@ def finished(staged, tmp_path_factory):
 
 def test_the_plan_names_stages_layer_pairs_and_schedules(finished):
     _, said = finished
-    plan = said[: said.index("Teacher:")]
+    plan = " ".join(said[: said.index("Teacher:")].split())
     assert "general" in plan and "prediction" in plan
-    assert "hidden state mse of layers 0 < 1, 1 < 3" in plan
-    assert "(0 to 0.5) x labels" in plan
+    assert "hidden state mse of layers 0 < 1, 1 < 3 + (0.5 to 1, cosine by epoch) x attention score mse" in plan
+    assert "(0 to 0.5, linear by step) x labels" in plan
+    assert "kl divergence at temperature (4 to 2, linear by epoch: 4 in the only one)" in plan
 
 
 def test_epochs_count_on_through_the_stages_and_each_logs_its_own_terms(finished):
@@ -87,6 +96,13 @@ def test_epochs_count_on_through_the_stages_and_each_logs_its_own_terms(finished
     assert {"hidden_state_mse", "attention_score_mse"} <= student[0].keys() and "alpha" not in student[0]
     assert {"kl_divergence", "minilm_v2", "alpha", "val_accuracy"} <= student[2].keys()
     assert student[1]["hidden_state_mse"] < student[0]["hidden_state_mse"]
+
+
+def test_every_stages_schedules_go_from_start_to_end(finished):
+    run, _ = finished
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines() if "student" in line]
+    assert [line["attention_score_mse_weight"] for line in lines[:2]] == [0.5, 1.0]
+    assert lines[2]["alpha"] == pytest.approx(0.5) and lines[2]["kl_divergence_temperature"] == 4.0
 
 
 def test_projections_stay_out_of_the_students_file(finished):
@@ -125,6 +141,51 @@ def test_a_finished_student_is_read_whole_when_its_run_gets_a_baseline(finished,
     go(staged, run.path, "baseline=true", resume=True)
     assert trained == ["baseline"] and run.student.read_bytes() == before
     assert {model["role"] for model in json.loads(run.report_json.read_text())["models"]} == {"teacher", "baseline", "student"}
+
+
+@pytest.mark.slow
+def test_stages_draw_alike_just_after_one_another_and_resumed_and_the_baseline_reads_what_the_last_one_does(
+    staged, tmp_path, monkeypatch
+):
+    tree = yaml.safe_load(staged.read_text())
+    model = {name: tree["teacher"][name] for name in ("dimensions", "train")}
+    tree["stages"][1]["data"] = tree["data"] | {"limit": 64}
+    tree |= {"teacher": {"members": [model, model], "combine": "random"}, "baseline": True, "compression": {"qat": {}}}
+    path, begun, stops = tmp_path / "random.yaml", [], []
+    path.write_text(yaml.safe_dump(tree | {"seed": 7}))
+
+    def fit(role, model, config, training, train, *rest, teacher=None, stage=None, **named):
+        """In place of a training: notes where it begins, and draws."""
+        state = None if teacher is None else teacher.seed_generator.state.numpy().tolist()
+        begun.append((role, stage, len(train.store) == 64, state))
+        if stage == stops[-1]:
+            raise KeyboardInterrupt
+        if teacher is not None:
+            teacher.seed_generator.next()
+
+    for module in (fitting, compression):
+        monkeypatch.setattr(module, "fit", fit)
+    for stage in ("prediction", "int8", "int8"):
+        stops.append(stage)
+        with pytest.raises(KeyboardInterrupt):
+            go(path, tmp_path / "run", resume=bool(begun))
+    prediction, int8 = ("student", "prediction", True, [8, 0]), ("student", "int8", True, [9, 0])
+    assert [one for one in begun if one[0] != "teacher"] == [
+        *[("baseline", None, True, None), ("student", "general", False, [7, 0]), prediction],
+        *[prediction, int8],  # resumed
+        *[int8],
+    ]
+
+
+def test_a_stage_is_not_resumed_on_other_data(tmp_path):
+    run = RunDir(tmp_path)
+    check_data(run, "whole", resume=False)
+    check_data(run, "plain", resume=False, stage="general")
+    check_data(run, "whole", resume=True)
+    check_data(run, "more", resume=True, stage="prediction")  # not begun before
+    check_data(run, "plain", resume=True, stage="general")
+    with pytest.raises(UserError, match="the data of stage general are not those"):
+        check_data(run, "other", resume=True, stage="general")
 
 
 @pytest.mark.slow

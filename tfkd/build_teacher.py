@@ -149,6 +149,12 @@ def write_reader(member: Member, folder: pathlib.Path, max_length: int, pairs: b
 # ---------------------------------------------------------------- asking
 
 
+def reseed(teacher, seed: int) -> None:
+    """Which teacher a step asks, where one is drawn at random, follows from `seed` and the steps from here on alone."""
+    if isinstance(teacher, TeacherEnsemble):
+        teacher.reseed(seed)
+
+
 def make_knowledge(config: Config, teacher, members: list[Member], objectives: list, data, training, display, team=None):
     """How the student is told what the teacher knows: asked anew at every step, or once and read from disk afterwards.
 

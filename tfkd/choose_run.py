@@ -79,8 +79,10 @@ def check_same(config: Config, run: RunDir) -> None:
             raise UserError(f"--resume: {key} is not what {run.path} was begun with; start a new run, or take the change back")
 
 
-def check_data(run: RunDir, key: str, resume: bool) -> None:
-    """Raises `UserError` when a run is resumed on other data or another vocabulary than it was begun with."""
-    if resume and run.data_key.exists() and read_json(run.data_key)["key"] != key:
-        raise UserError(f"--resume: the data are not those that {run.path} was begun with; start a new run")
-    write_json(run.data_key, {"key": key})
+def check_data(run: RunDir, key: str, resume: bool, stage: str | None = None) -> None:
+    """Raises `UserError` when a run, or a stage with data of its own, is resumed on other data than it was begun with."""
+    known = read_json(run.data_key) if run.data_key.exists() else {}
+    name, whose = ("key", "the data") if stage is None else (f"stage {stage}", f"the data of stage {stage}")
+    if resume and known.get(name, key) != key:
+        raise UserError(f"--resume: {whose} are not those that {run.path} was begun with; start a new run")
+    write_json(run.data_key, known | {name: key})

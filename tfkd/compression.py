@@ -40,8 +40,10 @@ def train_quantized(
         epochs_before: of the student's training: logs count on.
     """
     training = config.compression.qat
-    distill = config.trainings()[-1].distill
-    ended = {"alpha": _end(distill.alpha), "temperature": _end(distill.temperature), "objectives": None}
+    last = config.trainings()[-1]
+    distill, epochs = last.distill, last.train.epochs
+    ended = {"alpha": _end(distill.alpha, epochs), "temperature": _end(distill.temperature, epochs), "objectives": None}
+    build_teacher.reseed(teacher, config.seed + len(config.trainings()))
     with devices.scope():
         keras.utils.set_random_seed(config.seed)
         model = QuantizedTransformer(copy_of(student), pace=training.range_pace)
@@ -64,5 +66,5 @@ def copy_of(model: keras.Model) -> keras.Model:
     return twin
 
 
-def _end(value: float | configs.Changing) -> float:
-    return value.end if isinstance(value, configs.Changing) else value
+def _end(value: float | configs.Changing, epochs: int) -> float:
+    return value.at_end(epochs) if isinstance(value, configs.Changing) else value

@@ -96,6 +96,10 @@ _BETWEEN = ("attention_score_mse", "attention_probability_kl", "minilm_v1", "min
 """Objectives that read what is between the positions of a text; a test holds it to `tfkd.objectives`."""
 
 
+_LOGGED = ("loss", "label_loss", "alpha", "role", "stage", "epoch", "step", "seconds", "learning_rate")
+"""What a line of `metrics.jsonl` says besides the objectives."""
+
+
 class Section(pydantic.BaseModel):
     """A part of the configuration. Unknown keys are errors; `epochs: "3"` is not a number; values never change."""
 
@@ -428,7 +432,7 @@ class Student(Section):
 
 
 class Changing(Section):
-    """A number that changes while a training goes on."""
+    """A number that changes while a training goes on; each stage is one of its own."""
 
     start: Annotated[float, Field(ge=0.0)]
     """At the first step."""
@@ -436,7 +440,16 @@ class Changing(Section):
     """At the last step."""
     shape: Literal["linear", "cosine"] = "linear"
     by: Literal["step", "epoch"] = "step"
-    """How often it changes."""
+    """How often it changes. By `epoch` the first one has `start` and the last one `end`; a single one has `start`."""
+
+    def at_end(self, epochs: int) -> float:
+        """What it is when a training of so many epochs ends."""
+        return self.start if self.by == "epoch" and epochs == 1 else self.end
+
+
+def _check_temperature(value: float | Changing | None) -> None:
+    if isinstance(value, Changing) and not min(value.start, value.end) > 0.0:
+        raise ValueError(f"temperature goes from {value.start:g} to {value.end:g}: must stay above 0")
 
 
 class Objective(Section):
@@ -482,6 +495,9 @@ class Objective(Section):
         for option in sorted(given - set(OBJECTIVE_OPTIONS[self.name])):
             known = ", ".join(("weight", "label", *OBJECTIVE_OPTIONS[self.name]))
             raise ValueError(f"{option} does not go with {self.name}, which takes {known}")
+        _check_temperature(self.temperature)
+        if self.label in _LOGGED:
+            raise ValueError(f"label = {self.label}: logs call something else so; choose another")
         return self
 
 
@@ -507,9 +523,8 @@ class Distill(Section):
         if twice is not None:
             raise ValueError(f"objectives has {twice} twice: give one of them a label of its own")
         if isinstance(self.alpha, Changing) and max(self.alpha.start, self.alpha.end) > 1.0:
-            raise ValueError("alpha must stay from 0 to 1")
-        if isinstance(self.temperature, Changing) and not min(self.temperature.start, self.temperature.end) > 0.0:
-            raise ValueError("temperature must stay above 0")
+            raise ValueError(f"alpha goes from {self.alpha.start:g} to {self.alpha.end:g}: must stay from 0 to 1")
+        _check_temperature(self.temperature)
         return self
 
 
@@ -829,10 +844,12 @@ class Config(Section):
         for section in sorted({"distill", "train"} & self.model_fields_set):
             if getattr(self, section) != type(getattr(self, section))():
                 raise ValueError(f"{section} goes into the stages: with stages there is none outside them")
-        names = [stage.name for stage in self.stages]
+        names = [stage.name.lower() for stage in self.stages]  # of files, which some systems keep without regard to case
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"stages has {twice} twice: give each a name of its own")
+        if self.compression.qat is not None and "int8" in names:
+            raise ValueError("stages has int8, which is what compression.qat calls its own training: give it another name")
         return self
 
     def trainings(self) -> list[Stage]:

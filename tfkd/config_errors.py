@@ -15,7 +15,7 @@ def explain(error: pydantic.ValidationError, schema: type[pydantic.BaseModel]) -
     Arguments:
         schema: what was checked; its keys are those that are suggested.
     """
-    problems = error.errors(include_url=False)
+    problems = _meant(error.errors(include_url=False))
     problem = next((p for p in problems if p["type"] in ("extra_forbidden", "invalid_key")), problems[0])
     *above, last = problem["loc"] or ("",)
     location = [part for part in above if not _is_tag(part, schema)]
@@ -50,6 +50,16 @@ def explain(error: pydantic.ValidationError, schema: type[pydantic.BaseModel]) -
 
 _SECTIONS = ("data", "teacher", "student", "strategy", "export")  # whose own messages already carry full keys
 _QUOTE = "; put it in quotes"
+
+
+def _meant(problems: list[dict]) -> list[dict]:
+    """Without the complaints that a section is no number, where a number may change: `{start: 0, end: 1, by: epochs}`."""
+    within = [problem["loc"][:-2] for problem in problems]
+    return [
+        problem
+        for problem in problems
+        if not (problem["type"] == "float_type" and isinstance(problem["input"], dict) and problem["loc"][:-1] in within)
+    ]
 
 
 def _is_tag(part: str | int, schema: type[pydantic.BaseModel]) -> bool:

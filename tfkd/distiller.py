@@ -12,7 +12,7 @@ from tfkd.models.inner import inner_shapes, inner_tensors
 from tfkd.multi_worker import OverReplicas
 from tfkd.objectives import FROM_BATCH, KLDivergence, Objective, PairwiseObjective
 from tfkd.optimizer import AdamW
-from tfkd.schedules import Schedule, bounds, value_at
+from tfkd.schedules import Schedule, ScheduledValue, bounds, value_at
 from tfkd.teacher import LiveTeacher, check_positions
 
 
@@ -76,7 +76,7 @@ class Distiller(OverReplicas, keras.Model):
         self.label_tracker = keras.metrics.Mean(name="label_loss") if bounds(self.alpha)[1] > 0.0 else None
         self.trackers = [keras.metrics.Mean(name=name) for name in names]
         self.scheduled = self._scheduled()
-        self.schedule_trackers = [keras.metrics.Mean(name=name) for name in self.scheduled]
+        self.schedule_trackers = [ScheduledValue(name=name) for name in self.scheduled]
         self.measuring = False
         self.bad_steps = BadSteps([*(["label_loss"] if self.label_tracker is not None else []), *names])
         self.built = student.built
@@ -107,7 +107,7 @@ class Distiller(OverReplicas, keras.Model):
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
 
     def train_step(self, data):
-        """One step on a batch `(x, y, sample_weight)`; returns the running averages by name.
+        """One step on a batch `(x, y, sample_weight)`; returns the running averages by name, and what schedules say at the step.
 
         A step whose loss or gradients are no finite numbers changes no weight and counts in no average; `bad_steps` counts it.
         """
@@ -262,7 +262,7 @@ class Distiller(OverReplicas, keras.Model):
         return loss, means
 
     def _track(self, loss, terms, from_batch, sound):
-        """Adds a step to the running averages; one of bad numbers adds nothing."""
+        """Adds a step to the running averages, where one of bad numbers adds nothing, and notes what schedules say at it."""
         for schedule, tracker in zip(self.scheduled.values(), self.schedule_trackers, strict=True):
             tracker.update_state(schedule(from_batch["step"]))
         for _, values, weights, tracker in terms:  # the mean, and what it is of

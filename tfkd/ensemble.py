@@ -83,6 +83,11 @@ class TeacherEnsemble:
         average.combine = "average"
         return average
 
+    def reseed(self, seed: int) -> None:
+        """Draws from now on as one made with this seed does, whatever was drawn before."""
+        if self.seed_generator is not None:
+            self.seed_generator.state.assign([seed, 0])
+
     @property
     def layers(self) -> int | None:
         """How many layers `hidden.i` counts; None where the teachers differ."""

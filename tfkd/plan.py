@@ -4,7 +4,7 @@ import rich.box
 import rich.table
 from rich.text import Text
 
-from tfkd.config import OBJECTIVE_OPTIONS, Augment, Changing, Config, Stage, Training
+from tfkd.config import OBJECTIVE_OPTIONS, Augment, Changing, Config, Objective, Stage, Training
 from tfkd.evaluate import parameters
 from tfkd.models.with_head import TransformerWithHead
 from tfkd.run_dir import RunDir
@@ -83,10 +83,13 @@ def _size(teacher) -> str:
 def _trained(training: Training, data) -> str:
     rows = len(data.stores["train"])
     steps = -(-rows // training.batch_size) * training.epochs
-    epochs = "1 epoch" if training.epochs == 1 else f"{training.epochs} epochs"
     augment = training.augment
     changed = "" if augment is None else f"; {_altered(augment)}"
-    return f"{epochs} of {rows:,} examples, batch {training.batch_size}: {steps:,} steps{changed}"
+    return f"{_epochs(training)} of {rows:,} examples, batch {training.batch_size}: {steps:,} steps{changed}"
+
+
+def _epochs(training: Training) -> str:
+    return "1 epoch" if training.epochs == 1 else f"{training.epochs} epochs"
 
 
 def _altered(augment: Augment) -> str:
@@ -108,24 +111,31 @@ def _stage(stage: Stage, objectives: list, data, stages: int) -> list[tuple[str,
         trained = _trained(training, data)
     else:  # its rows are counted when its turn comes
         where = stage.data.builtin or stage.data.tfds or stage.data.files.train
-        trained = f"{training.epochs} epochs of {where}, batch {training.batch_size}"
+        trained = f"{_epochs(training)} of {where}, batch {training.batch_size}"
     alpha = stage.distill.alpha
-    labels = [] if alpha == 0.0 else [f"{_value(alpha)} x labels"]
+    labels = [] if alpha == 0.0 else [f"{_value(alpha, training.epochs)} x labels"]
     rest = "1 - alpha" if isinstance(alpha, Changing) else f"{1 - alpha:g}"
-    taught = [] if alpha == 1.0 else [f"{rest} x ({' + '.join(_objective(objective) for objective in objectives)})"]
+    given = stage.distill.objectives or [None] * len(objectives)
+    terms = [_objective(objective, asked, stage) for objective, asked in zip(objectives, given, strict=True)]
+    taught = [] if alpha == 1.0 else [f"{rest} x ({' + '.join(terms)})"]
     return [("trained" if stages == 1 else stage.name, trained), ("loss", " + ".join(labels + taught))]
 
 
-def _objective(objective) -> str:
-    weight = _value(objective.weight)
+def _objective(objective, given: Objective | None, stage: Stage) -> str:
+    """A term of the loss; `given` is how the configuration asks for it, None for the task's own."""
+    weight = "1" if given is None else _value(given.weight, stage.train.epochs)
     text = ("" if weight == "1" else f"{weight} x ") + objective.name.replace("_", " ")
     if "temperature" in OBJECTIVE_OPTIONS[type(objective).default_name]:
-        temperature = objective.temperature
-        text += f" at temperature {_value(temperature)}"
+        own = None if given is None else given.temperature
+        text += f" at temperature {_value(stage.distill.temperature if own is None else own, stage.train.epochs)}"
     if layers := getattr(objective, "layers", None):
         text += f" of layers {', '.join(f'{student} < {teacher}' for student, teacher in layers)}"
     return text
 
 
-def _value(value) -> str:
-    return f"{value:g}" if isinstance(value, int | float) else f"({value.start:g} to {value.end:g})"
+def _value(value: float | Changing, epochs: int) -> str:
+    """A number, or from what to what it goes, how, and how often it changes."""
+    if not isinstance(value, Changing):
+        return f"{value:g}"
+    alone = f": {value.start:g} in the only one" if value.by == "epoch" and epochs == 1 else ""
+    return f"({value.start:g} to {value.end:g}, {value.shape} by {value.by}{alone})"

@@ -52,6 +52,7 @@ def page(run: RunDir, report: dict, manifest: list[dict] | None) -> str:
     config_text, config = inputs.config(run.config)
     history, unreadable = inputs.history(run.metrics)
     headline, models, task = words.headline(report), view.models, report["task"]
+    losses = _losses(history, set(models["student"]["metrics"]))
     values = {
         "name": run.path.resolve().name,
         "report": report,
@@ -65,7 +66,8 @@ def page(run: RunDir, report: dict, manifest: list[dict] | None) -> str:
         "axis": axis(report["models"], report["metric"]),
         "trained": [role for role in models if role in history],
         "concatenated": _concatenated(config),
-        "losses": _losses(history, set(models["student"]["metrics"])),
+        "losses": losses,
+        "scheduled": [title for title, _ in losses if title == "alpha" or title.endswith((" weight", " temperature"))],
         "unreadable": unreadable,
         "exports": [words.export(entry, headline) for entry in manifest or []],
         "benchmark": report_benchmark.values(run, manifest, headline),
@@ -155,15 +157,16 @@ def _losses(history: dict[str, list[dict]], metrics: set[str]) -> list[tuple[str
 
 
 def _positions(lines: list[dict]) -> list[float]:
-    """Each line's place in epochs, from 0; steps may be counted from the start of the run or of each epoch."""
-    first, last = {}, {}
+    """Each line's place in epochs, from 0; steps may be counted from the start of the run, of a stage or of each epoch."""
+    first, last, stage = {}, {}, {}
     for line in lines:
         first.setdefault(line["epoch"], line["step"])
         last[line["epoch"]] = line["step"]
+        stage[line["epoch"]] = line.get("stage")
     positions = []
     for line in lines:
         epoch = line["epoch"]
-        before = last.get(epoch - 1, 0)
+        before = last.get(epoch - 1, 0) if stage.get(epoch - 1) == stage[epoch] else 0
         before = before if first[epoch] > before else 0
         positions.append(epoch - 1 + (line["step"] - before) / max(1, last[epoch] - before))
     return positions

@@ -164,7 +164,8 @@ class RunDir:
 
     @property
     def data_key(self) -> pathlib.Path:
-        """`{"key"}`: a digest of data and preprocessing, so that no run goes on with other data than it was begun with."""
+        """`{"key", "stage NAME", ...}`: digests of data and preprocessing, the run's and a stage's own, so that neither goes
+        on with other data than it was begun with."""
         return self.path / "data_key.json"
 
     @property

@@ -8,7 +8,7 @@ from keras import ops
 
 @keras.saving.register_keras_serializable(package="tfkd")
 class Schedule:
-    """From `start` at the first step to `end` at the last one.
+    """From `start` at the first step to `end` at the last one; of one that changes by epoch, in the first and in the last.
 
     linear: start + (end - start) * t; cosine: end + (start - end) * (1 + cos(pi t)) / 2, with t the share of the training
     that is done, 0 to 1 (Loshchilov and Hutter 2016, arXiv:1608.03983, equation 5, without restarts).
@@ -17,7 +17,8 @@ class Schedule:
         start, end: values.
         steps: of the whole training.
         shape: `linear` or `cosine`.
-        every: steps for which a value holds: 1, or those of an epoch for a value that changes by epoch.
+        every: steps for which a value holds: 1, or those of an epoch for a value that changes by epoch. Where `steps` are no
+            more than that, there is one value, `start`.
     """
 
     def __init__(self, start: float, end: float, steps: int, shape: str = "linear", every: int = 1):
@@ -30,10 +31,15 @@ class Schedule:
     def __call__(self, step):
         """The value at a step, counted from 0: a float32 scalar. After the last one it stays at `end`."""
         last = max((self.steps - 1) // self.every, 1)  # the last step, or the last epoch
-        share = ops.minimum(ops.floor(ops.cast(step, "float32") / self.every) / last, 1.0)
+        # In whole numbers: compilers make x / 41 of floats x * (1 / 41), and 41 * (1 / 41) is below 1. int64, which GPUs divide.
+        passed = ops.minimum(ops.cast(step, "int64") // self.every, last)
+        share = ops.cast(passed, "float32") / last
         if self.shape == "cosine":
             share = (1.0 - ops.cos(math.pi * share)) / 2.0
         return self.start + (self.end - self.start) * share
+
+    def __repr__(self):
+        return f"{self.start:g} to {self.end:g}"
 
     def get_config(self):
         return {"start": self.start, "end": self.end, "steps": self.steps, "shape": self.shape, "every": self.every}
@@ -46,6 +52,14 @@ class Schedule:
 def value_at(value: float | Schedule, step):
     """A number as it is, or what a schedule says at `step`."""
     return value(step) if isinstance(value, Schedule) else value
+
+
+class ScheduledValue(keras.metrics.Mean):
+    """What a schedule said at the last step: its average since the epoch began would be another curve."""
+
+    def update_state(self, value):
+        self.reset_state()
+        return super().update_state(value)
 
 
 def bounds(value: float | Schedule) -> tuple[float, float]:

@@ -115,6 +115,12 @@ def train(config: Config, run: RunDir, display: Display, resume: bool, cluster: 
     seconds.lap("teacher")
     models = {"teacher": build_teacher.measured(teacher)}
 
+    def texts_of(stage):
+        texts = build.open_stage(stage, data, kind.target, tokenizer, display, others)
+        if texts is not data:
+            check_data(run, texts.key, resume, stage.name)
+        return texts
+
     # baseline: the student's start, batches and last stage, but the labels alone
     if config.baseline:
         with devices.scope():
@@ -123,8 +129,8 @@ def train(config: Config, run: RunDir, display: Display, resume: bool, cluster: 
         if team.told(resume and run.baseline.exists()):
             team.read(models["baseline"], run.baseline)
         else:
-            training = stages[-1].train
-            parts = data.train(training), data.validation()
+            texts, training = texts_of(stages[-1]), stages[-1].train
+            parts = texts.train(training), texts.validation()
             fit("baseline", models["baseline"], config, training, *parts, task, run, display, devices, resume)
             with whole(run.baseline) as path:
                 models["baseline"].save(path)
@@ -141,10 +147,11 @@ def train(config: Config, run: RunDir, display: Display, resume: bool, cluster: 
         team.read(student, files[done - 1])
     epochs_before = sum(stage.train.epochs for stage in stages[:done])
     for number, stage in enumerate(stages[done:], start=done):
-        texts = build.open_stage(stage, data, kind.target, tokenizer, display, others)
+        texts = texts_of(stage)
         keras.utils.set_random_seed(config.seed + number)
+        build_teacher.reseed(teacher, config.seed + number)  # the same draws whether the stage before ran just now or was read
         if number:
-            reseed(student, config.seed + number)  # the same draws whether the stage before ran just now or was read
+            reseed(student, config.seed + number)
         part = texts.train(stage.train)
         steps = {"steps": part.steps * stage.train.epochs, "steps_per_epoch": part.steps}
         with devices.scope():
@@ -165,7 +172,7 @@ def train(config: Config, run: RunDir, display: Display, resume: bool, cluster: 
     # the student once more, with 8 bits for every number
     if config.compression.qat is not None:
         if not team.told(resume and run.quantized.exists()):
-            texts = build.open_stage(stages[-1], data, kind.target, tokenizer, display, others)
+            texts = texts_of(stages[-1])
             asked = config, run, student, teacher, members, texts, task, display, devices, resume, team, epochs_before
             compression.train_quantized(*asked)
         seconds.lap("student, int8")
