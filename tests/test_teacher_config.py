@@ -263,6 +263,15 @@ def test_a_keras_file_teaches_its_layers_by_the_names_it_is_given(data, tmp_path
         made(data, {**given, "inner": {"hidden.0": "mixxed"}})
 
 
+def test_a_tensor_of_whole_texts_is_no_hidden_state(data, tmp_path):
+    write_vocabulary(tmp_path, WHOLE)
+    functional().save(tmp_path / "plain.keras")
+    given = {"keras_file": str(tmp_path / "plain.keras"), "inner": {"hidden.0": "scores"}, "label_map": {"0": "yes", "1": "no"}}
+    message = r"^teacher.inner: plain: 'scores' has the axes \(\?, 2\); what is called hidden.0 must have \(B, T, D\)$"
+    with pytest.raises(UserError, match=message):
+        made(data, given, distill={"objectives": ["hidden_state_mse"]})
+
+
 def test_a_saved_model_teaches_its_output_with_the_vocabulary_it_is_given(data, tmp_path):
     table = save_table(tmp_path / "model")
     given = {"saved_model": str(tmp_path / "model"), "label_map": {"0": "yes", "1": "no"}}

@@ -235,10 +235,10 @@ def make_objectives(distill: configs.Distill, task, student, teacher, steps: int
                 options["layers"] = layer_pairs(choice_of_layers, student.encoder.config["layers"], _layers(teacher, choice))
             weight = schedule(choice.weight, steps, steps_per_epoch)
             objective = kind(weight=weight, name=choice.label or choice.name, **options)
-            check_positions(teacher, objective.teacher_names)
+            shapes = inner_shapes(student, [name for name in objective.student_names if name not in FROM_BATCH])
+            check_positions(teacher, objective.teacher_names, shapes)
             if not objective.built:
-                asked = [name for name in objective.student_names if name not in FROM_BATCH]
-                objective.build(inner_shapes(student, asked), teacher.shapes(objective.teacher_names))
+                objective.build(shapes, teacher.shapes(objective.teacher_names))
         except ValueError as error:
             raise UserError(f"distill.objectives: {error}") from None
         made.append(objective)

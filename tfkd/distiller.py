@@ -83,11 +83,11 @@ class Distiller(OverReplicas, keras.Model):
 
     def _build_objectives(self):
         """Makes the projections now: the optimizer must know them, and they belong into the strategy's scope."""
-        for objective in self.objectives:
-            check_positions(self.teacher, objective.teacher_names)
-            if not objective.built and hasattr(self.teacher, "shapes"):
-                names = [name for name in objective.student_names if name not in FROM_BATCH]
-                objective.build(inner_shapes(self.student, names), self.teacher.shapes(objective.teacher_names))
+        for objective in self.objectives if hasattr(self.teacher, "shapes") else ():
+            shapes = inner_shapes(self.student, [name for name in objective.student_names if name not in FROM_BATCH])
+            check_positions(self.teacher, objective.teacher_names, shapes)
+            if not objective.built:
+                objective.build(shapes, self.teacher.shapes(objective.teacher_names))
 
     def _scheduled(self) -> dict[str, Schedule]:
         """The values that change as the training goes on, by the name that logs give them."""
@@ -135,6 +135,8 @@ class Distiller(OverReplicas, keras.Model):
         known = teacher(x, self.teacher_names) if self.objectives else None
         with tf.GradientTape() as tape:
             student = inner_tensors(self.student, x, self.student_names, training=True)
+            # Again, for a model that could not say its shapes before there was a batch.
+            check_positions(self.teacher, self.teacher_names, {name: value.shape for name, value in student.items()})
             student |= self._from_batch(x, y, sample_weight)
             loss, terms = self._training_loss(x, y, sample_weight, student, known, totals)
             scaled = self.optimizer.scale_loss(loss)
