@@ -214,7 +214,7 @@ class Distiller(OverReplicas, keras.Model):
         found = {"labels": y, "step": ops.cast(self.optimizer.iterations, "float32")}
         whole = x["token_ids"] if isinstance(x, dict) and "token_ids" in x else keras.tree.flatten(x)[0]
         rows = ops.shape(whole)[0]  # packed rows are fewer
-        found["example_weight"] = ops.ones((rows,)) if sample_weight is None else weights_of_examples(sample_weight)
+        found["example_weight"] = ops.ones((rows,)) if sample_weight is None else weights_of_examples(sample_weight, x)
         if isinstance(x, dict) and "padding_mask" in x:
             found["padding_mask"] = x["padding_mask"]
         return found
