@@ -29,7 +29,7 @@ ALLOWED = {
     "checkpoints": {"errors", "run_dir", "yaml_file", "layers", "models", "tasks"},
     "teacher": {"errors", "models"},
     "student": {"errors", "models"},
-    "ensemble": {"errors", "models", "teacher"},
+    "ensemble": {"errors", "models", "objectives", "teacher"},
     "lock": {"errors", "run_dir"},
     "stopping": set(),
     "speed": set(),

@@ -263,6 +263,15 @@ def test_a_keras_file_teaches_its_layers_by_the_names_it_is_given(data, tmp_path
         made(data, {**given, "inner": {"hidden.0": "mixxed"}})
 
 
+def test_a_tensor_of_whole_texts_is_no_hidden_state(data, tmp_path):
+    write_vocabulary(tmp_path, WHOLE)
+    functional().save(tmp_path / "plain.keras")
+    given = {"keras_file": str(tmp_path / "plain.keras"), "inner": {"hidden.0": "scores"}, "label_map": {"0": "yes", "1": "no"}}
+    message = r"^teacher.inner: plain: 'scores' has the axes \(\?, 2\); what is called hidden.0 must have \(B, T, D\)$"
+    with pytest.raises(UserError, match=message):
+        made(data, given, distill={"objectives": ["hidden_state_mse"]})
+
+
 def test_a_saved_model_teaches_its_output_with_the_vocabulary_it_is_given(data, tmp_path):
     table = save_table(tmp_path / "model")
     given = {"saved_model": str(tmp_path / "model"), "label_map": {"0": "yes", "1": "no"}}
@@ -351,9 +360,32 @@ def test_teachers_that_do_not_fit_are_named(data, tmp_path, members):
     three = write_run(tmp_path / "three", WHOLE, ours(WHOLE, head=ClassificationHead(3)), labels=["a", "b", "c"])
     with pytest.raises(UserError, match=r"teacher.members.2: teacher and data disagree on labels: the teacher has \[a, b, c\]"):
         made(data, {"members": [*given, {"checkpoint": three}]})
-    deep = write_run(tmp_path / "deep", WHOLE, ours(WHOLE, layers=2))
-    with pytest.raises(UserError, match="distill.objectives: hidden_state_mse: the teachers differ in their number of layers"):
-        made(data, {"members": [*given, {"checkpoint": deep}]}, distill={"objectives": ["hidden_state_mse"]})
+
+
+def test_teachers_of_different_depth_teach_the_layers_that_all_of_them_have(data, tmp_path):
+    models = [ours(WHOLE, seed, layers=layers) for seed, layers in ((1, 2), (2, 3))]
+    members = [{"checkpoint": write_run(tmp_path / name, WHOLE, model)} for name, model in zip("ab", models, strict=True)]
+    student, pairs = {"dimensions": {"layers": 2, "width": 4, "heads": 2}}, [[0, 1], [1, 0]]
+    chosen = {"objectives": [{"name": "hidden_state_mse", "layers": pairs}]}
+    run = made(data, {"members": members}, student, distill=chosen)
+    x = Tokenizer(WHOLE).padded(["apple sky", "old"], max_length=T)
+    by_hand = (models[0].inner(x, ["hidden.1"])["hidden.1"] + models[1].inner(x, ["hidden.1"])["hidden.1"]) / 2
+    np.testing.assert_allclose(run.teacher(x, run.objectives[0].teacher_names)["hidden.1"], by_hand, rtol=1e-4, atol=1e-5)
+    assert "hidden state mse of layers 0 < 1, 1 < 0" in plan(run)
+
+    def refused(teacher, message, choice):
+        distill = config.Distill(objectives=[config.Objective(name="hidden_state_mse", layers=choice)])
+        with pytest.raises(UserError, match=message):
+            build.make_objectives(distill, run.task, run.student, teacher)
+
+    for choice in ("uniform", None, [[0, -1]], [[0, 2]]):
+        refused(run.teacher, "differ in their number of layers, 2, 3: .* pairs .* with teacher layers 0 to 1, or", choice)
+    keras.utils.set_random_seed(3)
+    wide = TransformerEncoder(len(WHOLE), 4, 2 * D, 2, max_positions=T, segments=0)
+    wide = TransformerWithHead(wide, ClassificationHead(2), name="wide")
+    message = r"teachers disagree on hidden.1: teacher 0 .* 8\), teacher 1 \(wide\) has .* 16\); leave it out, or map"
+    refused(TeacherEnsemble([models[0], wide]), message, pairs)
+    refused(TeacherEnsemble([models[0], functional()]), "hidden_state_mse: plain does not number its layers", pairs)
 
 
 def test_fine_tuned_members_have_a_start_and_a_key_of_their_own(data, members):

@@ -14,7 +14,7 @@ from tfkd.ensemble import TeacherEnsemble
 from tfkd.errors import UserError
 from tfkd.models.encoder import TransformerEncoder
 from tfkd.models.with_head import TransformerWithHead
-from tfkd.objectives import KLDivergence
+from tfkd.objectives import KLDivergence, LogitsMSE
 from tfkd.tasks.classification import ClassificationHead
 from tfkd.teacher import CachedTeacher, LiveTeacher, check_positions
 
@@ -28,6 +28,13 @@ def model(seed, layers=1, width=8, classes=C):
     one = TransformerWithHead(encoder, ClassificationHead(classes), name=f"model_{seed}")
     one.head.output_dense.kernel.assign(one.head.output_dense.kernel * 50)  # answers that tell one text from another
     return one
+
+
+class Unsaid(keras.Model):
+    """Code of its own, so that nobody knows the shape of its answer (B, T, 2) before it is given."""
+
+    def call(self, inputs):
+        return tf.one_hot(inputs["token_ids"] % 2, 2)
 
 
 def small(seed):
@@ -53,7 +60,8 @@ class Fixed:
 
     def __call__(self, inputs, names):
         self.asked.assign_add(1)
-        return {name: tf.fill((B, C), float(self.value)) for name in names}
+        rows = tf.shape(inputs["token_ids"])[0] if inputs else B
+        return {name: tf.fill((rows, C), float(self.value)) for name in names}
 
     def shapes(self, names):
         return dict.fromkeys(names, self.shape)
@@ -100,8 +108,47 @@ def test_other_outputs_are_averaged_as_what_they_are():
     np.testing.assert_allclose(1 / (1 + np.exp(-sigmoid)), expected, rtol=1e-5)
     values = TeacherEnsemble(pair, [1, 3], activation="linear")(batch())["logits"]
     np.testing.assert_allclose(values, 0.25 * Z[0] + 0.75 * Z[1], rtol=1e-5, atol=1e-6)
-    spans = TeacherEnsemble(pair, axis=1)(batch())["logits"].numpy().astype("float64")
+    spans = TeacherEnsemble(pair, axis=1)({})["logits"].numpy().astype("float64")
     np.testing.assert_allclose(softmax(spans, 1), 0.5 * softmax(Z[0], 1) + 0.5 * softmax(Z[1], 1), rtol=1e-5)
+
+
+def open_ended(table):
+    """A foreign model (B, T) -> (B, T, 2) that scores padding by the piece that stands there, as any position."""
+    ids = keras.Input((None,), dtype="int32", name="token_ids")
+    model = keras.Model(ids, layers.Embedding(V, 2)(ids))
+    model.set_weights([table])
+    return model
+
+
+def test_padding_has_no_part_in_a_mixture_over_positions():
+    """By hand over the text alone; other pieces at padding, whose scores are larger, change not one bit of the text's."""
+    tables = np.random.default_rng(2).normal(0, 3, (2, V, 2)).astype("float32")
+    tables[:, -1] = [[60.0, 50.0], [-40.0, 70.0]]
+    ensemble = TeacherEnsemble([open_ended(table) for table in tables], weights=[1, 3], axis=1)
+    x = batch()
+    x["token_ids"] = np.minimum(x["token_ids"], V - 2)
+    text = x["padding_mask"] > 0
+    found = ensemble(x)["logits"].numpy()
+    junk = ensemble(x | {"token_ids": np.where(text, x["token_ids"], V - 1)})["logits"].numpy()
+    np.testing.assert_array_equal(found, junk)
+    for row in range(B):
+        scores = tables[:, x["token_ids"][row, text[row]]].astype("float64")  # (2, length, 2)
+        by_hand = 0.25 * softmax(scores[0], 0) + 0.75 * softmax(scores[1], 0)
+        np.testing.assert_allclose(np.exp(found[row, text[row]].astype("float64")), by_hand, rtol=1e-5)
+    assert (np.exp(found[~text]) == 0.0).all()
+    empty = ensemble(x | {"padding_mask": np.zeros((B, T), "int32")})["logits"].numpy()
+    assert np.isfinite(empty).all()
+
+
+def test_a_mixture_over_positions_reads_the_padding_of_its_own_word_pieces():
+    tables = np.random.default_rng(2).normal(0, 3, (2, V, 2)).astype("float32")
+    alike = TeacherEnsemble([LiveTeacher(open_ended(table), prefix="teacher.") for table in tables], axis=1)
+    plain, x = TeacherEnsemble([open_ended(table) for table in tables], axis=1), batch()
+    theirs = {f"teacher.{name}": value for name, value in x.items()}
+    student = {name: np.ones_like(value[:, :4]) for name, value in x.items()}
+    np.testing.assert_array_equal(alike(student | theirs)["logits"], plain(x)["logits"])
+    with pytest.raises(ValueError, match="logits: the teachers cut texts into different word pieces"):
+        TeacherEnsemble([Unsaid(), LiveTeacher(Unsaid(), prefix="teacher.")], axis=1)(x | theirs)
 
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
@@ -163,6 +210,25 @@ def test_logits_and_inner_tensors_come_from_the_same_teacher():
         found = ensemble(x, names)
         whole = [all(np.array_equal(found[name], LiveTeacher(m)(x, names)[name]) for name in names) for m in (one, two)]
         assert sorted(whole) == [False, True]
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_parts_of_a_step_are_of_one_teacher_and_the_draws_those_of_whole_batches(compiled):
+    """The loss of a step on two teachers would lie between those of one; the learning rate is 0, so that they stay."""
+    student, losses = small(3), []
+    y = np.zeros(B, "int32")
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    for parts in (1, 2):
+        ensemble = TeacherEnsemble([Fixed(0), Fixed(1)], combine="random", seed=4)
+        distiller = Distiller(student, ensemble, [LogitsMSE()], alpha=0.0, accumulate=parts)
+        distiller.compile(keras.optimizers.SGD(0.0), loss, jit_compile=compiled)
+        data = tf.data.Dataset.from_tensors((batch(), y))
+        losses.append(distiller.fit(data, epochs=8, verbose=0, shuffle=False).history["loss"])
+    possible = [np.mean((student(batch()["token_ids"]).numpy() - value) ** 2) for value in (0.0, 1.0)]
+    drawn = [int(np.argmin(np.abs(np.array(possible) - loss))) for loss in losses[0]]
+    assert set(drawn) == {0, 1}
+    for found in losses:
+        np.testing.assert_allclose(found, [possible[number] for number in drawn], rtol=1e-5)
 
 
 def test_weights_are_the_chances():

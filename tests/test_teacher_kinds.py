@@ -5,9 +5,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfkd.distiller import Distiller
+from tfkd.ensemble import TeacherEnsemble
 from tfkd.errors import UserError
 from tfkd.models.encoder import TransformerEncoder
 from tfkd.models.with_head import TransformerWithHead
+from tfkd.objectives import BinaryKL, KLDivergence, LogitsMSE
 from tfkd.tasks.classification import ClassificationHead
 from tfkd.teacher import CachedTeacher, LiveTeacher, check_positions
 
@@ -75,6 +78,62 @@ def test_positions_are_refused_where_they_are_not_the_students(model):
     tagger = CachedTeacher({"logits": (None, None, C)}, same_positions=False)
     with pytest.raises(UserError, match="^logits: the teacher has a tokenizer of its own"):
         check_positions(tagger, ("logits",))
+
+
+class Unsaid(keras.Model):
+    """Code of its own: nobody knows the shape of its answer before it is given. Per position, or of whole texts."""
+
+    def __init__(self, classes=C, per_position=True):
+        super().__init__()
+        self.table, self.per_position = keras.layers.Embedding(V, classes), per_position
+
+    def call(self, inputs):
+        scores = self.table(inputs["token_ids"])
+        return scores if self.per_position else scores[:, 0]
+
+
+def tagger():
+    ids = keras.Input((None,), dtype="int32", name="token_ids")
+    return keras.Model(ids, keras.layers.Embedding(V, C, name="scores")(ids))
+
+
+def fit(student, teacher, x, y, objectives=None):
+    distiller = Distiller(student, teacher, objectives, alpha=0.0)
+    distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False)
+    return distiller.fit(tf.data.Dataset.from_tensors((x, y)), verbose=0, shuffle=False)
+
+
+def test_answers_at_positions_of_other_word_pieces_are_refused_where_only_the_student_says_what_they_are():
+    """Both have as many positions here, so that nothing else would stop them from being compared."""
+    teacher, whole = LiveTeacher(Unsaid(), prefix="teacher."), LiveTeacher(Unsaid(per_position=False), prefix="teacher.")
+    x, tags = batch() | batch(seed=1, prefix="teacher."), np.zeros((B, T), "int32")
+    assert teacher.shapes(["logits"]) == {"logits": None}
+    with pytest.raises(UserError, match="^logits: the teacher has a tokenizer of its own"):
+        Distiller(tagger(), teacher)
+    with pytest.raises(UserError, match="^logits: the teacher has a tokenizer of its own"):
+        fit(Unsaid(), teacher, x, tags)  # nobody says: told from the first batch
+    with pytest.raises(UserError, match="^logits: the teacher has a tokenizer of its own"):
+        fit(tagger(), TeacherEnsemble([Unsaid(), teacher]), x, tags)
+    fit(Unsaid(per_position=False), whole, x, tags[:, 0])
+
+
+@pytest.mark.parametrize("objective", [KLDivergence, LogitsMSE, BinaryKL])
+def test_answers_of_another_size_are_refused_at_the_first_batch_where_nobody_knew_before(model, objective):
+    """One score a text would be repeated for each class, without a word."""
+    with pytest.raises(ValueError, match=r"logits \(4, 3\), the teacher with \(4, 1\): they need heads of the same size"):
+        fit(model, Unsaid(1, per_position=False), batch(), np.zeros(B, "int32"), [objective()])
+    with pytest.raises(ValueError, match=r"logits \(4, 3\), the teacher with \(4, 6, 3\): they need heads"):
+        fit(model, Unsaid(), batch(), np.zeros(B, "int32"), [objective()])
+
+
+def test_a_tensor_of_other_axes_than_its_name_says_is_refused(model):
+    names = {"hidden.0": "pooled", "pooled": "hidden.0", "attention.1": "hidden.1", "query.0": "hidden.0", "embeddings": "pooled"}
+    for name, path in names.items():
+        with pytest.raises(ValueError, match=rf"'{path}' has the axes \(.*\); what is called {name} must have \(B, "):
+            LiveTeacher(model, names={name: path})
+    with pytest.raises(ValueError, match=r"'scores' has the axes \(\?, \?, 3\); what is called pooled must have \(B, D\)"):
+        LiveTeacher(tagger(), names={"pooled": "scores"})
+    assert LiveTeacher(model, names={"hidden.0": "embeddings", "key.0": "value.1"}).shapes(["hidden.0"])
 
 
 def test_a_cached_teacher_hands_out_what_the_batch_holds():

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import scipy.special
+import tensorflow as tf
 
 from tfkd.data.pipeline import Batches
 from tfkd.data.spans import Spans
@@ -16,6 +17,7 @@ from tfkd.evaluate import predict
 from tfkd.layers.token_head import SpanHead, TokenHead
 from tfkd.models.encoder import TransformerEncoder
 from tfkd.models.with_head import TransformerWithHead
+from tfkd.objectives import HiddenStateMSE, KLDivergence
 from tfkd.tasks.measures import MEASURES
 from tfkd.tasks.question_answering import QuestionAnswering, SpanCrossEntropy, SpanF1, best_span
 from tfkd.tasks.table import TASKS
@@ -125,6 +127,41 @@ def test_tasks_say_what_goes_together():
         answering.loss(0.1)
     with pytest.raises(UserError, match="tags must be"):
         Tagging(Tags(labels=["B-a", "X"]))
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_step_counts_answers_where_the_task_does_and_hidden_states_wherever_there_is_text(parts):
+    """Tagging weighs first pieces alone, unlike one another; the text's mask has more positions, and a filler row has none."""
+    size, rows, length, kinds = 12, 4, 6, 3
+    mask = (np.arange(length) < np.array([6, 4, 3, 5])[:, None]).astype("int32")
+    x = {"token_ids": RANDOM.integers(1, size, (rows, length)).astype("int32") * mask, "padding_mask": mask}
+    y = RANDOM.integers(0, kinds, (rows, length)).astype("int32")
+    weights = np.array([[0, 1, 0, 2, 0, 1], [0, 0.5, 1, 0, 9, 9], [0, 1, 0, 0, 0, 0], [0] * 6], "float32")  # 9: at padding
+    models = []
+    for seed in (1, 2):
+        keras.utils.set_random_seed(seed)
+        encoder = TransformerEncoder(size, 1, 8, 2, max_positions=length, segments=0, dropout=0.0, initializer_range=0.5)
+        models.append(TransformerWithHead(encoder, TokenHead(kinds, dropout=0.0)))
+        models[-1].head.output_dense.kernel.assign(models[-1].head.output_dense.kernel * 50)
+    (own, h), (other, g) = ([tensor.numpy().astype("float64") for tensor in (one(x), one.encoder(x))] for one in models)
+    assert h.shape == g.shape == (rows, length, 8)
+    log_q, log_p, soft_q, soft_p = (scipy.special.log_softmax(z, axis=-1) for z in (own, other, own / 2, other / 2))
+    labels = -np.take_along_axis(log_q, y[..., None], axis=-1)[..., 0]
+    kl = 4 * (np.exp(soft_p) * (soft_p - soft_q)).sum(-1)
+    hidden = ((h - g) ** 2).mean(-1)
+    words = weights * mask
+    text = mask * (words.max(-1, keepdims=True) > 0)
+    by_hand = {"label_loss": np.average(labels, weights=words), "kl_divergence": np.average(kl, weights=words)}
+    # A row's inner tensors weigh as much as the weightiest of its answers.
+    by_hand["hidden_state_mse"] = np.average(hidden, weights=text * words.max(-1, keepdims=True))
+    by_hand["loss"] = 0.3 * by_hand["label_loss"] + 0.7 * (by_hand["kl_divergence"] + 2.0 * by_hand["hidden_state_mse"])
+    objectives = [KLDivergence(2.0), HiddenStateMSE([(0, 0)], weight=2.0)]
+    distiller = Distiller(*models, objectives, alpha=0.3, accumulate=parts)
+    distiller.compile(keras.optimizers.SGD(0.1), Tagging(Tags(labels=LABELS)).loss(), jit_compile=False)
+    history = distiller.fit(tf.data.Dataset.from_tensors((x, y, weights)), shuffle=False, verbose=0).history
+    for name, value in by_hand.items():
+        assert history[name][0] == pytest.approx(value, rel=1e-5), name
+    assert abs(np.average(kl, weights=text) / by_hand["kl_divergence"] - 1) > 0.05  # what the text's mask would give
 
 
 PIECES = [*SPECIAL, *"abcdefgh", "##x"]

@@ -233,26 +233,38 @@ def make_objectives(distill: configs.Distill, task, student, teacher, steps: int
             pooled = "vector" in knows and choice.vector != "mean"  # reads the head's vector: no layer is chosen
             if "layers" in knows and kind.default_layers is not None and not pooled:
                 choice_of_layers = options.get("layers", kind.default_layers)
-                options["layers"] = layer_pairs(choice_of_layers, student.encoder.config["layers"], _layers(teacher, choice))
+                options["layers"] = layer_pairs(
+                    choice_of_layers, student.encoder.config["layers"], _layers(teacher, choice, choice_of_layers)
+                )
             weight = schedule(choice.weight, steps, steps_per_epoch)
             objective = kind(weight=weight, name=choice.label or choice.name, **options)
-            check_positions(teacher, objective.teacher_names)
+            shapes = inner_shapes(student, [name for name in objective.student_names if name not in FROM_BATCH])
+            check_positions(teacher, objective.teacher_names, shapes)
             if not objective.built:
-                asked = [name for name in objective.student_names if name not in FROM_BATCH]
-                objective.build(inner_shapes(student, asked), teacher.shapes(objective.teacher_names))
+                objective.build(shapes, teacher.shapes(objective.teacher_names))
         except ValueError as error:
             raise UserError(f"distill.objectives: {error}") from None
         made.append(objective)
     return made
 
 
-def _layers(teacher, objective: configs.Objective) -> int:
-    """How many layers the teacher's tensors are numbered by. Raises `ValueError` where nobody knows."""
+def _layers(teacher, objective: configs.Objective, chosen) -> int:
+    """How many layers the teacher's tensors are numbered by: of several of different depth, those that all of them have,
+    where `chosen` names layers from the first on. Raises `ValueError` where nobody knows."""
     if teacher.layers is not None:
         return teacher.layers
-    if hasattr(teacher, "teachers"):
-        raise ValueError(f"{objective.name}: the teachers differ in their number of layers; use objectives without layers")
-    raise ValueError(
-        f"{objective.name}: {teacher.name} does not number its layers: say with teacher.inner which tensor is hidden.0 and so "
-        "on; a SavedModel has none"
-    )
+    several = getattr(teacher, "teachers", [teacher])
+    unknown = next((one.name for one in several if one.layers is None), None)
+    if unknown is not None:
+        raise ValueError(
+            f"{objective.name}: {unknown} does not number its layers: say with teacher.inner which tensor is hidden.0 and so "
+            "on; a SavedModel has none"
+        )
+    depths = [one.layers for one in several]
+    if isinstance(chosen, str) or not all(0 <= of_teacher < min(depths) for _, of_teacher in chosen):
+        raise ValueError(
+            f"{objective.name}: the teachers differ in their number of layers, {', '.join(map(str, depths))}: give layers that "
+            f"all have, as pairs [student layer, teacher layer] with teacher layers 0 to {min(depths) - 1}, or use objectives "
+            "without layers"
+        )
+    return min(depths)

@@ -83,11 +83,11 @@ class Distiller(OverReplicas, keras.Model):
 
     def _build_objectives(self):
         """Makes the projections now: the optimizer must know them, and they belong into the strategy's scope."""
-        for objective in self.objectives:
-            check_positions(self.teacher, objective.teacher_names)
-            if not objective.built and hasattr(self.teacher, "shapes"):
-                names = [name for name in objective.student_names if name not in FROM_BATCH]
-                objective.build(inner_shapes(self.student, names), self.teacher.shapes(objective.teacher_names))
+        for objective in self.objectives if hasattr(self.teacher, "shapes") else ():
+            shapes = inner_shapes(self.student, [name for name in objective.student_names if name not in FROM_BATCH])
+            check_positions(self.teacher, objective.teacher_names, shapes)
+            if not objective.built:
+                objective.build(shapes, self.teacher.shapes(objective.teacher_names))
 
     def _scheduled(self) -> dict[str, Schedule]:
         """The values that change as the training goes on, by the name that logs give them."""
@@ -114,7 +114,9 @@ class Distiller(OverReplicas, keras.Model):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         from_batch = self._from_batch(x, y, sample_weight)
         compute = self._gradients if self.accumulate == 1 else self._accumulated
-        loss, terms, gradients, logits = compute(x, y, sample_weight)
+        # Once a step, so that a teacher drawn at random is one teacher for all parts of the batch.
+        teacher = getattr(self.teacher, "of_step", lambda: self.teacher)() if self.objectives else None
+        loss, terms, gradients, logits = compute(x, y, sample_weight, teacher)
         # What no term reads stays as it is: the head, say, in a stage on hidden states alone.
         known = [pair for pair in zip(gradients, self.trainable_variables, strict=True) if pair[0] is not None]
         pairs = [(dense(gradient), variable) for gradient, variable in known]
@@ -128,17 +130,19 @@ class Distiller(OverReplicas, keras.Model):
             sample_weight = ops.where(sound, ops.cast(sample_weight, "float32"), 0.0)
         return self.compute_metrics(x, y, logits, sample_weight)
 
-    def _gradients(self, x, y, sample_weight, totals=None):
+    def _gradients(self, x, y, sample_weight, teacher, totals=None):
         """The loss of a batch, or of a part of one, its terms, a gradient for each variable or None, and the logits."""
-        teacher = self.teacher(x, self.teacher_names) if self.objectives else None
+        known = teacher(x, self.teacher_names) if self.objectives else None
         with tf.GradientTape() as tape:
             student = inner_tensors(self.student, x, self.student_names, training=True)
+            # Again, for a model that could not say its shapes before there was a batch.
+            check_positions(self.teacher, self.teacher_names, {name: value.shape for name, value in student.items()})
             student |= self._from_batch(x, y, sample_weight)
-            loss, terms = self._training_loss(x, y, sample_weight, student, teacher, totals)
+            loss, terms = self._training_loss(x, y, sample_weight, student, known, totals)
             scaled = self.optimizer.scale_loss(loss)
         return loss, terms, tape.gradient(scaled, self.trainable_variables), student["logits"]
 
-    def _accumulated(self, x, y, sample_weight):
+    def _accumulated(self, x, y, sample_weight, teacher):
         """As `_gradients`, part after part."""
         examples = self._from_batch(x, y, sample_weight)["example_weight"]
         sample_weight = examples if sample_weight is None else sample_weight
@@ -152,7 +156,7 @@ class Distiller(OverReplicas, keras.Model):
         known = {}
 
         def compute(batch):
-            loss, terms, gradients, logits = self._gradients(*batch, totals)
+            loss, terms, gradients, logits = self._gradients(*batch, teacher, totals)
             means, values, weights, known["trackers"] = (list(column) for column in zip(*terms, strict=True))
             known["read"] = [gradient is not None for gradient in gradients]
             return (loss, means, [dense(gradient) for gradient in gradients if gradient is not None]), (values, weights, logits)
@@ -210,7 +214,7 @@ class Distiller(OverReplicas, keras.Model):
         found = {"labels": y, "step": ops.cast(self.optimizer.iterations, "float32")}
         whole = x["token_ids"] if isinstance(x, dict) and "token_ids" in x else keras.tree.flatten(x)[0]
         rows = ops.shape(whole)[0]  # packed rows are fewer
-        found["example_weight"] = ops.ones((rows,)) if sample_weight is None else weights_of_examples(sample_weight)
+        found["example_weight"] = ops.ones((rows,)) if sample_weight is None else weights_of_examples(sample_weight, x)
         if isinstance(x, dict) and "padding_mask" in x:
             found["padding_mask"] = x["padding_mask"]
         return found

@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from tfkd.models.inner import over_positions
+from tfkd.objectives.text_mask import EXCLUDED
 from tfkd.teacher import LiveTeacher
 
 COMBINE = ("average", "random")
@@ -33,7 +34,8 @@ class TeacherEnsemble:
         combine: `average` or `random`.
         activation: what makes probabilities of the task's logits: `softmax`; `sigmoid`, one for each label; or `linear`, for
             outputs that are values, averaged as they are.
-        axis: the one that the softmax is over: the last, classes, or 1, positions, for the ends of answers (B, T, 2).
+        axis: the one that the softmax is over: the last, classes, or 1, positions, for the ends of answers (B, T, 2). Over
+            positions padding has no part in it, whatever a teacher says there.
         seed: of `random`.
 
     Raises:
@@ -61,7 +63,10 @@ class TeacherEnsemble:
             raise ValueError(f"activation = {activation!r}: must be one of {', '.join(MIXTURES)}")
         self.weights = np.asarray(weights, "float64") / np.sum(weights)
         self.combine = combine
+        self.over_positions = activation == "softmax" and axis == 1
         self.mixing = {"weights": self.weights.tolist(), "activation": activation, "axis": axis}
+        if self.over_positions:
+            self.mixing["padding"] = "excluded"  # a cache of answers in which it had a part is another one
         self.mixture = functools.partial(mix_softmax, axis=axis) if activation == "softmax" else MIXTURES[activation]
         self.seed_generator = keras.random.SeedGenerator(seed) if combine == "random" else None
         self.same_positions = all(getattr(teacher, "same_positions", True) for teacher in self.teachers)
@@ -96,16 +101,36 @@ class TeacherEnsemble:
 
     def __call__(self, inputs, names=("logits",)) -> dict:
         """Float32 tensors without gradient."""
+        return self.of_step()(inputs, names)
+
+    def of_step(self):
+        """What one step asks, `(inputs, names) -> {name: tensor}`, in however many parts its batch comes: of `random`, the
+        teacher that is drawn now."""
+        return functools.partial(self._ask, self._draw() if self.combine == "random" else None)
+
+    def _ask(self, drawn, inputs, names):
         names = tuple(names)
         self.shapes(names)
-        if self.combine == "random":
-            asked = [lambda teacher=teacher: teacher(inputs, names) for teacher in self.teachers]
-            return ops.switch(self._draw(), asked)
+        if drawn is not None:
+            return ops.switch(drawn, [lambda teacher=teacher: teacher(inputs, names) for teacher in self.teachers])
         answers = [teacher(inputs, names) for teacher in self.teachers]
         weights = self.weights.astype("float32")
-        mean = {name: mix_values([answer[name] for answer in answers], weights) for name in names if name != "logits"}
-        mean |= {name: self.mixture([answer[name] for answer in answers], weights) for name in names if name == "logits"}
+        mean = {}
+        for name in names:
+            values = [answer[name] for answer in answers]
+            if name == "logits":
+                mean[name] = self.mixture(self._without_padding(values, inputs), weights)
+            else:
+                mean[name] = mix_values(values, weights)
         return {name: ops.stop_gradient(mean[name]) for name in names}
+
+    def _without_padding(self, logits, inputs):
+        """Logits (B, T, ...) that a softmax over the positions gives padding nothing of."""
+        padding_mask = f"{next(iter(self.texts))}padding_mask"  # they all read the same word pieces: see `_shapes`
+        if not self.over_positions or not isinstance(inputs, dict) or padding_mask not in inputs:
+            return logits
+        text = ops.not_equal(inputs[padding_mask], 0)
+        return [ops.where(ops.expand_dims(text, list(range(2, len(one.shape)))), one, EXCLUDED) for one in logits]
 
     def shapes(self, names) -> dict:
         """Name -> shape, None for what a batch decides.
@@ -131,6 +156,8 @@ class TeacherEnsemble:
                     )
         if len(self.texts) > 1:
             over = [name for name in names if over_positions(name, first[name])]
+            if self.over_positions and "logits" in names:  # which they are, even where no teacher says so
+                over.append("logits")
             if over:
                 raise ValueError(
                     f"{over[0]}: the teachers cut texts into different word pieces, so that the positions of one are not "

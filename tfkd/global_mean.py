@@ -27,13 +27,17 @@ def weights_of(values, x, sample_weight):
     """Weights of `values` (B,) or (B, T), float32: the sample weights, and for positions the padding mask of `x` too."""
     weights = ops.ones(ops.shape(values)[:1]) if sample_weight is None else ops.cast(sample_weight, "float32")
     if len(values.shape) == 1:
-        return weights_of_examples(weights)
+        return weights_of_examples(weights, x)
     if len(weights.shape) == 1:
         weights = ops.expand_dims(weights, -1)
     return weights * ops.cast(x["padding_mask"], "float32")
 
 
-def weights_of_examples(weights):
-    """Weights (B,) of examples out of those of examples or of positions (B, T)."""
+def weights_of_examples(weights, x):
+    """Weights (B,) of examples out of those of examples or of positions (B, T): the largest of a text's, padding left out."""
     weights = ops.cast(weights, "float32")
-    return ops.max(weights, axis=-1) if len(weights.shape) == 2 else weights
+    if len(weights.shape) == 1:
+        return weights
+    if isinstance(x, dict) and "padding_mask" in x:
+        weights = weights * ops.cast(x["padding_mask"], "float32")
+    return ops.max(weights, axis=-1)

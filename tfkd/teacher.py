@@ -29,7 +29,7 @@ class LiveTeacher:
             Default: what the last layer of a functional model says, else `linear`.
 
     Raises:
-        ValueError: the model has no tensor of a name in `names`.
+        ValueError: the model has no tensor of a name in `names`, or one of other axes than our name says.
     """
 
     def __init__(
@@ -132,19 +132,20 @@ class CachedTeacher:
         return {name: self.held[name] for name in names}
 
 
-def check_positions(teacher, names) -> None:
+def check_positions(teacher, names, student: dict | None = None) -> None:
     """Refuses tensors over positions of a teacher that reads other word pieces than the student.
 
     Arguments:
         names: what objectives that compare position with position ask the teacher for.
+        student: name -> shape of the student's tensors, which stands for the teacher's where that cannot say its own.
 
     Raises:
         UserError: with the reason.
     """
     if getattr(teacher, "same_positions", True):
         return
-    shapes = teacher.shapes(names)
-    over = [name for name in names if over_positions(name, shapes[name])]
+    shapes = {**(student or {}), **{name: shape for name, shape in teacher.shapes(names).items() if shape is not None}}
+    over = [name for name in names if over_positions(name, shapes.get(name))]
     if over:
         raise UserError(
             f"{over[0]}: the teacher has a tokenizer of its own, so that its positions are not the student's; objectives over "
@@ -228,7 +229,7 @@ def foreign_teacher(
 
     Raises:
         UserError: the model has another number of classes or another shape or takes shorter texts, the labels disagree (see
-            `align_labels`), or it has no tensor of a name in `names`.
+            `align_labels`), or it has no tensor of a name in `names` with the axes that the name says.
     """
     try:
         teacher = LiveTeacher(model, prefix, names, activation=activation or ("linear" if labels is None else None))

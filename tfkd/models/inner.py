@@ -9,6 +9,10 @@ from tfkd.models.functional import FunctionalInner, graph_of
 POSITIONS = ("embeddings", "hidden", "attention", "query", "key", "value")
 """First parts of the names of tensors that hold something for every position of the text."""
 
+AXES = {"embeddings": "B, T, D", "hidden": "B, T, D", "attention": "B, H, T, T", "pooled": "B, D"}
+AXES |= dict.fromkeys(("query", "key", "value"), "B, H, T, d")
+"""First parts of our names -> the axes that a tensor must have under them, which objectives count on."""
+
 
 def inner_tensors(model, inputs, names, training: bool = False, mapping: dict[str, str] | None = None) -> dict:
     """The tensors called `names` inside `model`, as a flat dict, in one pass.
@@ -47,18 +51,29 @@ def view(model, mapping: dict[str, str] | None = None, activation: str | None = 
     Its `takes` lists our names of the model's inputs, `layers` is how many layers `hidden.i` counts, `max_length` the longest
     text in word pieces; None where it cannot say. `activation` is what the logits of a Keras model have been through,
     `linear`, `softmax` or `sigmoid`; default: what its last layer says.
+
+    Raises:
+        ValueError: the model has no tensor of a name in `mapping`, or one of other axes than our name says.
     """
     if activation not in (None, *ACTIVATIONS):
         raise ValueError(f"activation = {activation!r}: must be one of {', '.join(ACTIVATIONS)}")
     if not hasattr(model, "inner"):
         kind = _Opaque if graph_of(model) is None else FunctionalInner
-        return kind(model, mapping, activation)
-    found = model if hasattr(model, "shapes") else _Ours(model)
-    if not mapping:
-        return found
-    found = _Renamed(found, mapping)
-    found.shapes(mapping)
+        found = kind(model, mapping, activation)
+    else:
+        found = model if hasattr(model, "shapes") else _Ours(model)
+        found = _Renamed(found, mapping) if mapping else found
+    if mapping:
+        _check_axes(model.name, found.shapes(tuple(mapping)), mapping)
     return found
+
+
+def _check_axes(model: str, shapes: dict, mapping: dict[str, str]) -> None:
+    for name, shape in shapes.items():
+        axes = AXES.get(name.partition(".")[0])
+        if axes is not None and shape is not None and len(shape) != axes.count(",") + 1:
+            sizes = ", ".join("?" if size is None else str(size) for size in shape)
+            raise ValueError(f"{model}: {mapping[name]!r} has the axes ({sizes}); what is called {name} must have ({axes})")
 
 
 class _Ours:

@@ -17,7 +17,8 @@ class ResponseObjective(Objective):
         weight: factor of this objective in the sum.
 
     Raises:
-        ValueError: at build, the two do not answer with equally many classes, or with too few for this objective.
+        ValueError: at build, or at the first batch where a model can say only then: the two do not answer with equally many
+            classes, or with too few for this objective.
     """
 
     least_classes = 1
@@ -32,13 +33,17 @@ class ResponseObjective(Objective):
     def build(self, student_shape, teacher_shape):
         own, other = student_shape["logits"], teacher_shape["logits"]
         if own is not None and other is not None:  # None: a model that can say only once it has answered
-            if len(own) != len(other) or own[-1] != other[-1]:
-                raise ValueError(
-                    f"{self.name}: the student answers with logits {tuple(own)}, the teacher with {tuple(other)}: they need "
-                    "heads of the same size"
-                )
+            self._check_sizes(own, other)
             self.check_answers(own)
         self.built = True
+
+    def _check_sizes(self, own, other):
+        """Answers of unlike sizes are refused, for an arithmetic that repeats the smaller one would go on with them."""
+        if len(own) != len(other) or (None not in (own[-1], other[-1]) and own[-1] != other[-1]):
+            raise ValueError(
+                f"{self.name}: the student answers with logits {tuple(own)}, the teacher with {tuple(other)}: they need "
+                "heads of the same size"
+            )
 
     def check_answers(self, shape):
         """Raises `ValueError` for logits of a shape that means nothing here."""
@@ -50,6 +55,7 @@ class ResponseObjective(Objective):
 
     def values(self, student, teacher, mask):
         """`logits` of both -> (B,) or (B, T)."""
+        self._check_sizes(student["logits"].shape, teacher["logits"].shape)
         temperature = value_at(self.temperature, student.get("step"))
         own, other = (self.prepare(tensors["logits"], mask) / temperature for tensors in (student, teacher))
         return self.divergence(own, other, student.get("labels")) * temperature**2
