@@ -13,7 +13,7 @@ from tfkd.distiller import Distiller
 from tfkd.global_mean import global_mean
 from tfkd.models.encoder import TransformerEncoder
 from tfkd.models.with_head import TransformerWithHead
-from tfkd.objectives import KLDivergence, Objective
+from tfkd.objectives import HiddenStateMSE, KLDivergence, Objective
 from tfkd.schedules import Schedule
 from tfkd.tasks.classification import ClassificationHead, SmoothedCrossEntropy
 
@@ -279,6 +279,20 @@ def test_an_objective_over_positions_counts_text_of_real_examples_alone():
     logs = one_step(Distiller(model(1), model(2), [AsksForAll()], alpha=0.0), x, y, weights)
     counted = x["padding_mask"] * weights[:, None]
     assert logs["loss"][0] == pytest.approx((counted * (y % 2)[:, None]).sum() / counted.sum(), rel=1e-5)
+
+
+def test_a_projection_takes_the_optimizers_step():
+    """W - r d/dW of the mean over text of |h W - g|^2 / D, by hand; the student has no part in it that could move h."""
+    student, teacher, (x, y) = model(1), model(2, width=24), batch()
+    objective = HiddenStateMSE([(0, 0)])
+    distiller = Distiller(student, teacher, [objective], alpha=0.0)
+    kernel = objective.project.kernel.numpy().astype("float64")
+    real = x["padding_mask"] > 0
+    h, g = (one.encoder(x).numpy()[real].astype("float64") for one in (student, teacher))  # (N, 16), (N, 24)
+    gradient = 2 * h.T @ (h @ kernel - g) / g.size
+    one_step(distiller, x, y)
+    assert np.abs(gradient).max() > 1e-3
+    np.testing.assert_allclose(objective.project.kernel, kernel - 0.1 * gradient, atol=1e-6)
 
 
 def test_a_value_of_weight_0_never_matters():

@@ -38,6 +38,7 @@ ALLOWED = {
     "global_mean": set(),
     "gradients": set(),
     "training_state": {"errors", "run_dir"},
+    "projections": {"run_dir"},
     "callbacks": {"errors", "run_dir", "stopping", "training_state"},
     "distiller": {"accumulation", "bad_steps", "global_mean", "gradients", "multi_worker"}
     | {"models", "objectives", "optimizer", "schedules", "teacher"},

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import rich.console
 import tensorflow as tf
+from safetensors.numpy import load_file
 
 from tfkd import callbacks, config, fitting, optimizer, stopping, training_state
 from tfkd.data.pipeline import Batches
@@ -24,6 +25,7 @@ from tfkd.errors import UserError
 from tfkd.layers.head import ClassificationHead
 from tfkd.models.encoder import TransformerEncoder
 from tfkd.models.with_head import TransformerWithHead
+from tfkd.objectives import HiddenStateMSE
 from tfkd.progress import Display
 from tfkd.run_dir import RunDir
 from tfkd.tasks.classification import Classification
@@ -34,9 +36,9 @@ TARGET = Class(labels=["no", "yes"])
 TRAINING = {"epochs": 2, "batch_size": 8, "learning_rate": 0.01}
 
 
-def model(seed=0):
+def model(seed=0, width=8):
     keras.utils.set_random_seed(seed)
-    encoder = TransformerEncoder(5 + len(WORDS), 1, 8, 2, max_positions=8, segments=0, dropout=0.2)
+    encoder = TransformerEncoder(5 + len(WORDS), 1, width, 2, max_positions=8, segments=0, dropout=0.2)
     return TransformerWithHead(encoder, ClassificationHead(2, dropout=0.2))
 
 
@@ -49,8 +51,11 @@ def rows(tmp_path_factory):
     return write_store(tmp_path_factory.mktemp("rows") / "train", iter(examples), tokenizer, 8, TARGET)
 
 
-def train(rows, folder, resume=False, stop_at=None, keep=None, **more):
-    """Trains a small model with dropout for 12 steps in 2 epochs; `stop_at` acts as a SIGTERM after so many of them."""
+def train(rows, folder, resume=False, stop_at=None, keep=None, objectives=None, **more):
+    """Trains a small model with dropout for 12 steps in 2 epochs; `stop_at` acts as a SIGTERM after so many of them.
+
+    With `objectives` it learns from a wider teacher too.
+    """
     tree = {"data": {"builtin": "docstrings"}, "teacher": {"dimensions": {}, "train": {}}, "student": {"dimensions": {}}}
     loaded = config.parse(tree | {"train": TRAINING | {"keep": keep}, "checkpoint": {"steps": 4}, **more})
     student, said, seen = model(), [], []
@@ -70,7 +75,9 @@ def train(rows, folder, resume=False, stop_at=None, keep=None, **more):
         run, display = RunDir(folder), Display(console, said.append)
         run.path.mkdir(exist_ok=True)
         measured = Batches(rows, 16, [8])
-        fitting.fit("student", student, loaded, loaded.train, batches, measured, Classification(), run, display, devices, resume)
+        learned = {} if objectives is None else {"teacher": model(1, width=12), "objectives": objectives, "alpha": 0.5}
+        task = Classification()
+        fitting.fit("student", student, loaded, loaded.train, batches, measured, task, run, display, devices, resume, **learned)
     finally:
         keras.callbacks.TensorBoard = real
         stopping._State.requested = None
@@ -127,6 +134,26 @@ def test_the_last_epoch_is_kept_where_that_is_asked_for_and_watched_all_the_same
     assert not any("best validation" in line for line in said)
     assert lines(tmp_path / "last") == lines(tmp_path / "best")
     assert "val_loss" in lines(tmp_path / "last")[-1]
+
+
+def test_a_projection_goes_on_where_it_was_and_is_that_of_the_best_epoch(rows, tmp_path, monkeypatch):
+    def learns(folder, **named):
+        """The projection after a training, and the student."""
+        objective = HiddenStateMSE([(0, 0)])
+        student, _ = train(rows, tmp_path / folder, objectives=[objective], **named)
+        return [objective.project.kernel.numpy(), *student]
+
+    monkeypatch.setattr(Classification, "monitor", "loss")  # the best of it is the largest: that of the first epoch
+    expected = learns("whole")
+    with pytest.raises(stopping.Stopped):
+        learns("again", stop_at=8)
+    steps = sorted((tmp_path / "again" / "checkpoints" / "student").iterdir())
+    assert [step.name for step in steps] == ["step-00000006", "step-00000008"]
+    held = [list(load_file(step / "model.safetensors").values()) for step in steps]
+    first, later = ([value for value in values if value.shape == (8, 12)] for values in held)
+    np.testing.assert_array_equal(first, expected[:1])
+    assert np.abs(later[0] - first[0]).max() > 0.0
+    assert_same_bits(expected, learns("again", resume=True))
 
 
 def test_a_checkpoint_that_is_cut_short_or_half_gone_is_no_checkpoint(tmp_path):

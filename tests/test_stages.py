@@ -1,5 +1,6 @@
 """Runs with several stages, objectives beyond the response, and a teacher that is asked once."""
 
+import collections
 import json
 import pathlib
 import shutil
@@ -61,7 +62,7 @@ def staged(tmp_path_factory):
                 "distill": {
                     "alpha": {"start": 0.0, "end": 0.5},
                     "temperature": {"start": 4.0, "end": 2.0, "by": "epoch"},
-                    "objectives": ["kl_divergence", {"name": "minilm_v2"}],
+                    "objectives": ["kl_divergence", {"name": "minilm_v2"}, {"name": "hidden_state_mse", "layers": "uniform"}],
                 },
                 "train": {"epochs": 1, "batch_size": 32, "learning_rate": 0.003},
             },
@@ -74,13 +75,27 @@ def staged(tmp_path_factory):
     return path
 
 
+Projection = collections.namedtuple("Projection", ["start", "end"])
+"""That of the hidden states, before and after a stage."""
+
+
 @pytest.fixture(scope="module")
 def finished(staged, tmp_path_factory):
-    return go(staged, tmp_path_factory.mktemp("run") / "whole")
+    real, seen = fitting.fit, []
+
+    def fit(role, *arguments, objectives=(), **named):
+        learned = [objective.project.kernel for objective in objectives if objective.name == "hidden_state_mse"]
+        start = [kernel.numpy() for kernel in learned]
+        real(role, *arguments, objectives=objectives, **named)
+        seen.extend(Projection(*pair) for pair in zip(start, [kernel.numpy() for kernel in learned], strict=True))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fitting, "fit", fit)
+        return *go(staged, tmp_path_factory.mktemp("run") / "whole"), seen
 
 
 def test_the_plan_names_stages_layer_pairs_and_schedules(finished):
-    _, said = finished
+    _, said, _ = finished
     plan = " ".join(said[: said.index("Teacher:")].split())
     assert "general" in plan and "prediction" in plan
     assert "hidden state mse of layers 0 < 1, 1 < 3 + (0.5 to 1, cosine by epoch) x attention score mse" in plan
@@ -89,7 +104,7 @@ def test_the_plan_names_stages_layer_pairs_and_schedules(finished):
 
 
 def test_epochs_count_on_through_the_stages_and_each_logs_its_own_terms(finished):
-    run, _ = finished
+    run, *_ = finished
     lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     student = [line for line in lines if line["role"] == "student"]
     assert [(line["stage"], line["epoch"]) for line in student] == [("general", 1), ("general", 2), ("prediction", 3)]
@@ -99,21 +114,21 @@ def test_epochs_count_on_through_the_stages_and_each_logs_its_own_terms(finished
 
 
 def test_every_stages_schedules_go_from_start_to_end(finished):
-    run, _ = finished
+    run, *_ = finished
     lines = [json.loads(line) for line in run.metrics.read_text().splitlines() if "student" in line]
     assert [line["attention_score_mse_weight"] for line in lines[:2]] == [0.5, 1.0]
     assert lines[2]["alpha"] == pytest.approx(0.5) and lines[2]["kl_divergence_temperature"] == 4.0
 
 
 def test_projections_stay_out_of_the_students_file(finished):
-    run, _ = finished
+    run, *_ = finished
     student = keras.models.load_model(run.student, compile=False)
     assert not [variable.path for variable in student.variables if "projection" in variable.path]
 
 
 @pytest.mark.slow
 def test_a_finished_stage_is_not_repeated_on_resume(finished, staged, tmp_path, monkeypatch):
-    whole, _ = finished
+    whole, *_ = finished
     real, trained = fitting.fit, []
 
     def fit(role, *arguments, stage=None, **named):
@@ -190,12 +205,19 @@ def test_a_stage_is_not_resumed_on_other_data(tmp_path):
 
 @pytest.mark.slow
 def test_a_cached_run_gives_the_student_of_a_live_one(finished, staged, tmp_path):
-    live, _ = finished
+    live, *_ = finished
     cached, said = go(staged, tmp_path / "cached", "teacher.cache=true")
     assert "asked once about every training row" in said and "Teacher's outputs: " in said
     expected, found = (keras.models.load_model(one.student, compile=False).get_weights() for one in (live, cached))
     for a, b in zip(expected, found, strict=True):
         np.testing.assert_allclose(b, a, rtol=0.05, atol=2e-3)  # the teacher's tensors were rounded to float16
+
+
+def test_a_projection_goes_on_into_a_stage_that_has_its_objective_too(finished):
+    _, _, (general, prediction) = finished
+    assert general.start.shape == (16, 24) and np.abs(general.end - general.start).max() > 1e-3
+    np.testing.assert_array_equal(prediction.start, general.end)
+    assert np.abs(prediction.end - prediction.start).max() > 1e-4
 
 
 def test_an_objective_that_does_not_fit_is_refused_before_anything_is_trained(staged, tmp_path):

@@ -45,6 +45,7 @@ def train(config: Config, run: RunDir, display: Display, resume: bool, cluster: 
     from tfkd.fitting import fit
     from tfkd.multi_worker import Team
     from tfkd.plan import show_plan
+    from tfkd.projections import carry_projections, write_projections
     from tfkd.tasks.table import TASKS
     from tfkd.training_state import reseed
 
@@ -141,6 +142,7 @@ def train(config: Config, run: RunDir, display: Display, resume: bool, cluster: 
         keras.utils.set_random_seed(config.seed)
         models["student"] = student = build.make_student(config, teacher, source.labels, tokenizer.vocabulary_size, task)
     files = [run.checkpoints / f"student-{stage.name}.weights.h5" for stage in stages[:-1]] + [run.student]
+    projections = [run.checkpoints / f"projections-{stage.name}.safetensors" for stage in stages[:-1]]
     # Where a stage's file is, all stages before it are done, though what they left may be gone.
     done = team.told(max((number for number, file in enumerate(files, start=1) if resume and file.exists()), default=0))
     if done:
@@ -157,6 +159,7 @@ def train(config: Config, run: RunDir, display: Display, resume: bool, cluster: 
         with devices.scope():
             objectives = build.make_objectives(stage.distill, task, student, teacher, **steps)
             alpha = build.schedule(stage.distill.alpha, **steps)
+            carry_projections(projections[:number], objectives, team)
         asked = config, teacher, members, objectives, texts, stage.train, display, team
         knowledge, part = build_teacher.make_knowledge(*asked)
         watched = stage is stages[-1] or stage.train.keep == "best"
@@ -164,6 +167,8 @@ def train(config: Config, run: RunDir, display: Display, resume: bool, cluster: 
         learned = {"teacher": knowledge, "objectives": objectives, "alpha": alpha, "labelled": texts.source.target.kind != "none"}
         counted = {"stage": stage.name if len(stages) > 1 else None, "epochs_before": epochs_before}
         fit("student", student, config, stage.train, *parts, task, run, display, devices, resume, **learned, **counted)
+        if number < len(projections):
+            write_projections(projections[number], objectives)
         with whole(files[number]) as path:
             student.save(path) if stage is stages[-1] else student.save_weights(path)
         epochs_before += stage.train.epochs

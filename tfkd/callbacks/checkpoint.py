@@ -81,7 +81,7 @@ class Checkpoint(keras.callbacks.Callback):
         self.averages = None if averages is None else [np.asarray(value, kind) for value, kind in averages]
         self.team.spread([*model.variables, *model.optimizer.variables])
         if best:
-            ours = self.best if self.team.chief else [np.zeros_like(value) for value in model.student.get_weights()]
+            ours = self.best if self.team.chief else [np.zeros_like(variable.numpy()) for variable in _kept(model)]
             self.best = [self.team.total(value) for value in ours]
         self.written = self._position()
 
@@ -148,14 +148,16 @@ class Checkpoint(keras.callbacks.Callback):
             raise UserError(f"{self.folder.name}: {self.monitor} is {value} after epoch {epoch}; lower the learning rate")
         if self.best is None or value > self.state["best"]:
             self.state |= {"best": value, "best_epoch": epoch}
-            self.best = self.model.student.get_weights()
+            self.best = [np.asarray(variable.numpy()) for variable in _kept(self.model)]
         if self.patience is not None and epoch - self.state["best_epoch"] >= self.patience:
             self.state["stopped"] = True
             self.model.stop_training = True
 
     def on_train_end(self, logs=None):
         if self.best is not None:
-            self.model.student.set_weights(self.best)
+            # Not strict: of a checkpoint written before projections were kept, the student's come first.
+            for variable, value in zip(_kept(self.model), self.best, strict=False):
+                variable.assign(value)
 
     def _position(self) -> int:
         return self.state["epochs"] * self.steps + self.state["step"]
@@ -177,3 +179,8 @@ class Checkpoint(keras.callbacks.Callback):
         self.state["seconds"] = round(time.monotonic() - self.begin, 3)
         training_state.save(self.folder, self._position(), self.state, arrays)
         self.written, self.last = self._position(), time.monotonic()
+
+
+def _kept(model: keras.Model) -> list:
+    """What is kept of the best epoch: the student, and the projections of objectives that go with it into a next stage."""
+    return [*model.student.weights, *(variable for objective in model.objectives for variable in objective.weights)]
