@@ -300,6 +300,16 @@ def test_a_value_of_weight_0_never_matters():
     assert float(global_mean(values, weights)) == pytest.approx(10 / 4)
 
 
+def test_evaluate_leaves_out_what_has_weight_0_whatever_it_is():
+    """As a student of others may answer to a filler row, whose mean over no position is 0 / 0."""
+    x = np.array([[1.0, 2.0], [np.nan, 0.0], [0.5, -1.0]], "float32")
+    student = keras.Sequential([keras.Input((2,)), keras.layers.Identity()])
+    distiller = Distiller(student)
+    distiller.compile("sgd", loss=sparse_loss())
+    found = distiller.evaluate(x, np.zeros(3, "int32"), sample_weight=np.array([1.0, 0.0, 3.0], "float32"), verbose=0)
+    assert found == pytest.approx(-(log_softmax(x[0])[0] + 3 * log_softmax(x[2])[0]) / 4, rel=1e-5)
+
+
 def test_label_smoothing_by_hand():
     logits = np.array([[2.0, 0.0, -1.0]])
     target = np.array([0.1 / 3, 0.9 + 0.1 / 3, 0.1 / 3])

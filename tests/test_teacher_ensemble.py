@@ -185,6 +185,14 @@ def test_inner_tensors_are_averaged_where_they_agree_and_refused_with_both_names
         TeacherEnsemble([one, model(4, classes=4)])(x)
 
 
+def test_answers_of_unlike_sizes_are_refused_even_where_no_teacher_said_its_own():
+    """One number would be added to each of three, without a word."""
+    three, one = constant(np.zeros((B, 3), "float32")), constant(np.ones((B, 1), "float32"))
+    three.shape = one.shape = None
+    with pytest.raises(ValueError, match=r"disagree on logits: teacher 0 \(fixed_0\) has \(None, 3\), .* has \(None, 1\)"):
+        TeacherEnsemble([three, one], activation="linear")(batch())
+
+
 # ---------------------------------------------------------------- one at random
 
 

@@ -206,7 +206,8 @@ class Distiller(OverReplicas, keras.Model):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         logits = self(x, training=False)
         values = self._label_values(y, logits)
-        self._loss_tracker.update_state(values, sample_weight=weights_of(values, x, sample_weight))
+        weights = weights_of(values, x, sample_weight)
+        self._loss_tracker.update_state(ops.where(weights > 0.0, values, 0.0), sample_weight=weights)
         return self.compute_metrics(x, y, logits, sample_weight)
 
     def _from_batch(self, x, y, sample_weight) -> dict:

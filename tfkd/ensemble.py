@@ -118,6 +118,8 @@ class TeacherEnsemble:
         mean = {}
         for name in names:
             values = [answer[name] for answer in answers]
+            # What nobody could say before: a tensor of one value would be repeated for each of another's, without a word.
+            self._agreed(name, [_as_said(value.shape) for value in values])
             if name == "logits":
                 mean[name] = self.mixture(self._without_padding(values, inputs), weights)
             else:
@@ -145,15 +147,7 @@ class TeacherEnsemble:
 
     def _shapes(self, names):
         shapes = [teacher.shapes(names) for teacher in self.teachers]
-        first = {name: next((one[name] for one in shapes if one[name] is not None), None) for name in names}
-        for name in names:
-            for index, one in enumerate(shapes):
-                if one[name] not in (None, first[name]):
-                    begin = next(i for i, other in enumerate(shapes) if other[name] is not None)
-                    raise ValueError(
-                        f"teachers disagree on {name}: {self._label(begin)} has {first[name]}, {self._label(index)} has "
-                        f"{one[name]}; leave it out, or map it to layers that agree"
-                    )
+        first = {name: self._agreed(name, [one[name] for one in shapes]) for name in names}
         if len(self.texts) > 1:
             over = [name for name in names if over_positions(name, first[name])]
             if self.over_positions and "logits" in names:  # which they are, even where no teacher says so
@@ -165,6 +159,17 @@ class TeacherEnsemble:
                 )
         return first
 
+    def _agreed(self, name, shapes):
+        """The one shape of a tensor that all say who say one. Raises `ValueError` as `shapes`."""
+        said = [index for index, shape in enumerate(shapes) if shape is not None]
+        for index in said[1:]:
+            if shapes[index] != shapes[said[0]]:
+                raise ValueError(
+                    f"teachers disagree on {name}: {self._label(said[0])} has {shapes[said[0]]}, {self._label(index)} has "
+                    f"{shapes[index]}; leave it out, or map it to layers that agree"
+                )
+        return shapes[said[0]] if said else None
+
     def _draw(self):
         """The number of this step's teacher."""
         drawn = keras.random.uniform((), seed=self.seed_generator)
@@ -172,6 +177,11 @@ class TeacherEnsemble:
 
     def _label(self, index):
         return f"teacher {index} ({getattr(self.teachers[index], 'name', type(self.teachers[index]).__name__)})"
+
+
+def _as_said(shape):
+    """A batch's shape as `shapes` has them; None where the last dimension is not known."""
+    return None if shape[-1] is None else (*[None] * (len(shape) - 1), shape[-1])
 
 
 def mix_values(values: list, weights):
