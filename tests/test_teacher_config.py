@@ -466,6 +466,56 @@ def test_a_cache_is_another_one_where_anything_that_decides_an_answer_is(data, m
     assert write(saved) == 6
 
 
+def knowledge_of(run):
+    """What the student is told, and the logits of all rows of train in their order."""
+    told = run.config, run.teacher, run.members, run.objectives, run.data, Training(batch_size=8), run.display
+    _, batches = build_teacher.make_knowledge(*told)
+    return batches, batches.teacher.gather(np.arange(len(batches.store)), T)["teacher.logits"]
+
+
+@pytest.mark.parametrize("kind", ["saved_model", "keras_file"])
+def test_a_file_that_is_replaced_while_a_run_goes_on_is_never_taken_for_the_one_that_answered(data, tmp_path, monkeypatch, kind):
+    monkeypatch.setenv("TFKD_CACHE", str(tmp_path / "cache"))
+    write_vocabulary(tmp_path, WHOLE)
+    path = tmp_path / ("model" if kind == "saved_model" else "model.keras")
+
+    def save(number):
+        if kind == "saved_model":
+            save_table(path, scale=number)
+        else:
+            ours(WHOLE, seed=number).save(path)
+
+    def opened():
+        return made(data, {kind: str(path), "label_map": {"0": "no", "1": "yes"}, "cache": True})
+
+    save(1)
+    first = opened()
+    save(2)  # hours later, say: before the student begins
+    second = opened()
+    for run in (first, second):
+        np.testing.assert_allclose(knowledge_of(run)[1], answers(run), rtol=2**-10, atol=1e-6)
+    assert np.abs(answers(first) - answers(second)).max() > 0.1
+    assert len(list((tmp_path / "cache" / "outputs").iterdir())) == 2
+
+
+def test_a_saved_model_that_changes_while_it_is_read_is_one_line(data, tmp_path, monkeypatch):
+    write_vocabulary(tmp_path, WHOLE)
+    save_table(tmp_path / "model")
+    read = open_teacher.open_saved_model
+
+    def slow(path, *rest):
+        loaded = read(path, *rest)
+        (pathlib.Path(path) / "assets").mkdir(exist_ok=True)
+        (pathlib.Path(path) / "assets" / "more").write_text("")
+        return loaded
+
+    monkeypatch.setattr(open_teacher, "open_saved_model", slow)
+    teacher = {"saved_model": str(tmp_path / "model"), "label_map": {"0": "no", "1": "yes"}}
+    with pytest.raises(UserError, match="model: it changed while it was read; begin again when nobody writes there"):
+        made(data, {**teacher, "cache": True})
+    made(data, teacher)  # nothing is named by it
+
+
 def test_a_single_number_is_kept_as_it_is_and_a_class_score_in_half_the_bytes(tmp_path):
     prices = np.array([[123456.789], [-0.1]], "float32")
     one, several = tensors({"logits": (None, 1), "pooled": (None, 1)}, None)
