@@ -17,7 +17,6 @@ import yaml
 
 from tfkd import cluster, config, strategy
 from tfkd.data import pipeline
-from tfkd.data.teacher_cache_writer import write_cache
 from tfkd.errors import UserError
 from tfkd.evaluate import predict
 from tfkd.multi_worker import Team, feed
@@ -25,7 +24,7 @@ from tfkd.run_dir import RunDir
 
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
-from test_teacher_cache import BUCKETS, NAMES, Table, examples, files, make_store, model  # noqa: E402
+from test_teacher_cache import BUCKETS, Table, again, examples, files, make_store, model  # noqa: E402
 from test_train import write_colours  # noqa: E402
 
 TWO = "one:2222,two:2222"
@@ -190,7 +189,7 @@ def test_answers_of_all_workers_add_up_to_those_of_one(tmp_path, rows):
 
 def test_each_worker_asks_the_teacher_about_its_part_of_the_rows(tmp_path):
     store = make_store(tmp_path / "store", examples(600))
-    whole = write_cache(tmp_path / "whole", Table(), NAMES, store, BUCKETS, 16, chunk_bytes=1)
+    whole = again(tmp_path / "whole", Table(), store)
     chunks = len(list(whole.path.glob("chunk-*.bin")))
 
     class Met(Exception):
@@ -201,14 +200,14 @@ def test_each_worker_asks_the_teacher_about_its_part_of_the_rows(tmp_path):
 
     for index in range(3):
         with pytest.raises(Met):
-            write_cache(tmp_path / "shared", Table(), NAMES, store, BUCKETS, 16, chunk_bytes=1, team=Part(index, meet=meet))
+            again(tmp_path / "shared", Table(), store, team=Part(index, meet=meet))
         written = len(list((tmp_path / "shared").glob("chunk-*.bin")))
         assert written == sum(len(range(i, chunks, 3)) for i in range(index + 1))
     teacher = Table()
-    write_cache(tmp_path / "shared", teacher, NAMES, store, BUCKETS, 16, chunk_bytes=1, team=Part(0))
+    again(tmp_path / "shared", teacher, store, team=Part(0))
     assert teacher.times == 0 and files(tmp_path / "shared") == files(whole.path)
     alone = Table()  # on a disk of its own a worker asks about everything
-    write_cache(tmp_path / "own", alone, NAMES, store, BUCKETS, 16, chunk_bytes=1, team=Part(1))
+    again(tmp_path / "own", alone, store, team=Part(1))
     assert files(tmp_path / "own") == files(whole.path)
 
 

@@ -1,7 +1,9 @@
+import contextlib
 import errno
 import fcntl
 import os
 import pathlib
+import resource
 import shutil
 import threading
 import tracemalloc
@@ -10,22 +12,22 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras import ops
 
-from tfkd.data import teacher_cache_writer
+from tfkd.data import teacher_cache, teacher_cache_writer
 from tfkd.data.pipeline import Batches
 from tfkd.data.store import write_store
-from tfkd.data.targets import Class
-from tfkd.data.teacher_cache import MANIFEST, TeacherCache, cache_bytes, cache_key, model_digest
-from tfkd.data.teacher_cache_writer import write_cache
+from tfkd.data.targets import TARGETS, Class
+from tfkd.data.teacher_cache import MANIFEST, TeacherCache, cache_bytes, cache_key, caches_beside, model_digest
+from tfkd.data.teacher_cache_writer import ASKING, CHECKING, write_cache
 from tfkd.data.teacher_tensors import MASKED_SCORE
 from tfkd.data.tokenizer import Tokenizer
 from tfkd.distiller import Distiller
 from tfkd.errors import UserError
 from tfkd.models.encoder import TransformerEncoder
 from tfkd.models.with_head import TransformerWithHead
-from tfkd.objectives import KLDivergence, Objective
+from tfkd.objectives import AttentionScoreMSE, HiddenStateMSE, KLDivergence, MiniLMv2
 from tfkd.tasks.classification import ClassificationHead
+from tfkd.tasks.table import TASKS
 from tfkd.teacher import CachedTeacher, LiveTeacher
 
 WORDS = [f"w{i}" for i in range(40)]
@@ -66,6 +68,17 @@ class Table:
     def shapes(self, names):
         shapes = {"logits": (None, C), "hidden.0": (None, None, D), "attention.0": (None, H, None, None)}
         return {name: shapes[name] for name in names}
+
+
+class Bars:
+    """What a person is shown: (title, rows done)."""
+
+    def __init__(self):
+        self.told = []
+
+    @contextlib.contextmanager
+    def __call__(self, title, rows):
+        yield lambda done, text: self.told.append((title, done))
 
 
 class Says:
@@ -109,8 +122,7 @@ def numbered(tmp_path_factory):
 @pytest.fixture(scope="module")
 def written(tmp_path_factory, teacher, store):
     """A cache of five chunks, never to be changed."""
-    path = tmp_path_factory.mktemp("cache") / "all"
-    return write_cache(path, teacher, NAMES, store, BUCKETS, 16, chunk_bytes=1)
+    return again(tmp_path_factory.mktemp("cache") / "all", teacher, store)
 
 
 @pytest.fixture
@@ -123,7 +135,13 @@ def files(path):
 
 
 def again(path, teacher, store, **arguments):
-    return write_cache(path, teacher, NAMES, store, BUCKETS, 16, **{"chunk_bytes": 1} | arguments)
+    return write_cache(path, teacher, NAMES, store, BUCKETS, 16, **{"chunk_bytes": chunks_of_64(store)} | arguments)
+
+
+def chunks_of_64(store):
+    """Bytes of a chunk of 64 rows of `NAMES`."""
+    n = store.lengths.astype(int)
+    return 64 * (2 * int((C + D * n + H * n**2).sum()) // max(len(n), 1))
 
 
 # ---------------------------------------------------------------- what is in it
@@ -133,7 +151,8 @@ def test_what_is_read_is_what_the_teacher_said(tmp_path, store):
     names = ("logits", "pooled", "embeddings", "hidden.1", "attention.0", "query.0", "value.1")
     teacher = LiveTeacher(model())
     cache = write_cache(tmp_path / "cache", teacher, names, store, BUCKETS, 16, chunk_bytes=1)
-    rows = np.array([7, 299, -1, 0, 64, 63, 255])  # of five chunks, and filler
+    rows = np.array([7, 299, -1, 0, 64, 63, 255])  # of several chunks, and filler
+    assert len(cache.files) == -(-ROWS // teacher_cache_writer.FEWEST_ROWS)
     batch = cache.gather(rows, 16)
     inputs = store.gather(rows, 16)
     said = teacher(inputs, names)
@@ -235,6 +254,29 @@ def test_the_largest_logits_are_kept_and_the_others_share_what_is_left(tmp_path,
     kept = np.argsort(-logits, axis=-1, kind="stable")[:, :3]
     of_kept = [np.take_along_axis(values, kept, -1) for values in (seen, probabilities)]
     np.testing.assert_allclose(*of_kept, rtol=0.02)  # exp of a rounded logit of 10 is off by up to 0.5 %
+
+
+@pytest.mark.parametrize(("highest", "most"), [(0, 0.002), (15, 0.06)])
+def test_what_is_left_out_costs_little_above_temperature_1_too(tmp_path, numbered, highest, most):
+    """A flat teacher and a peaked one: beyond the k largest lies the most of what it says at temperature 4, and is taken as even.
+
+    Of that spread the greater part can't be had by any filler; the rest is that the filler's sum is right at temperature 1.
+    """
+    logits = np.random.default_rng(0).normal(0, 2 if highest else 0.3, (40, 150))
+    logits[:, 0] += highest
+    cache = write_cache(tmp_path / "cache", Says(logits), (), numbered, [4], 8, top_k=16)
+    read = cache.gather(np.arange(40), 4)["teacher.logits"].astype("float64")
+    best, others = read.copy(), np.argsort(-logits, axis=-1)[:, 16:]
+    tail = np.take_along_axis(logits, others, -1)
+    np.put_along_axis(best, others, 4 * np.log(np.exp(tail / 4).mean(-1, keepdims=True)), -1)
+
+    def divergence(kept, temperature):
+        teacher, kept = (values / temperature for values in (logits, kept))
+        p, q = (values - np.log(np.exp(values).sum(-1, keepdims=True)) for values in (teacher, kept))
+        return (np.exp(p) * (p - q)).sum(-1).mean()
+
+    assert divergence(read, 4) < most and divergence(read, 4) < 1.1 * divergence(best, 4)
+    assert divergence(read, 1) < (0.002 if highest else 0.03)
 
 
 def test_top_k_works_by_position(tmp_path, store):
@@ -342,20 +384,74 @@ def test_any_change_of_teacher_data_or_tensors_is_another_key(tmp_path, store):
     assert len({key, *others}) == 9
 
 
+@pytest.mark.parametrize("package", ["tensorflow.__version__", "keras.__version__", "tfkd.data.teacher_cache._version"])
+def test_another_version_of_what_computes_is_another_key(store, monkeypatch, package):
+    key = cache_key("digest", store, NAMES)
+    monkeypatch.setattr(package, (lambda package: "0.0") if package.endswith("_version") else "0.0")
+    assert cache_key("digest", store, NAMES) != key
+
+
 def test_a_folder_of_other_tensors_or_rows_is_refused(written, teacher, store, tmp_path):
+    other = write_cache(tmp_path / "other", teacher, ("hidden.0",), store, BUCKETS, 16)
     with pytest.raises(ValueError, match="other tensors or rows"):
-        write_cache(written.path, teacher, ("hidden.0",), store, BUCKETS, 16)
+        again(other.path, teacher, store)
     with pytest.raises(ValueError, match="other tensors or rows"):
         again(written.path, teacher, make_store(tmp_path / "train", examples(seed=1)))
+
+
+# ---------------------------------------------------------------- more than is asked for
+
+
+def test_a_finished_cache_with_more_tensors_serves_who_asks_for_fewer(tmp_path, teacher, store, monkeypatch):
+    def ask(*names, digest="digest", rows=store):
+        path = tmp_path / cache_key(digest, rows, names)
+        return write_cache(path, teacher, names, rows, BUCKETS, 16, beside=caches_beside(path))
+
+    most, more = ask("hidden.0", "attention.0"), ask("hidden.0")  # the second is found in the first
+    assert most.path == more.path
+    before = teacher.times
+    part = ask()
+    assert part.path == most.path and part.names == ("logits",) and teacher.times == before
+    batch, whole = (cache.gather(np.array([3, -1, 299]), 16) for cache in (part, most))
+    assert list(batch) == list(part.signature(3)) == ["teacher.logits"] and len(whole) == 3
+    np.testing.assert_array_equal(batch["teacher.logits"], whole["teacher.logits"])
+    with pytest.raises(ValueError, match="no tensor 'hidden.0' in this teacher cache, which has logits"):
+        part.shapes(["hidden.0"])
+    other = make_store(tmp_path / "train", examples(seed=1))
+    for made in (ask(digest="another"), ask(rows=other)):  # never of another teacher or other rows
+        assert made.path != most.path and made.names == ("logits",)
+    assert teacher.times > before
+
+
+def test_of_several_that_serve_the_smallest_whole_one_does(tmp_path, teacher, store):
+    keys = {names: tmp_path / cache_key("digest", store, names) for names in ((), ("hidden.0",), NAMES)}
+    for names in (("hidden.0",), NAMES):
+        write_cache(keys[names], teacher, names, store, BUCKETS, 16)
+    beside = caches_beside(keys[()])
+    assert set(beside) == {keys["hidden.0",], keys[NAMES]}
+    before = teacher.times
+
+    def ask():
+        return write_cache(keys[()], teacher, (), store, BUCKETS, 16, beside=beside).path
+
+    assert ask() == keys["hidden.0",]
+    for names, then in ((("hidden.0",), keys[NAMES]), (NAMES, keys[()])):
+        assert teacher.times == before
+        file = next(keys[names].glob("chunk-*"))
+        file.write_bytes(file.read_bytes()[:-1])
+        assert ask() == then  # nothing is written into a damaged one
+        assert (keys[names] / MANIFEST).exists()
+    assert teacher.times > before
 
 
 # ---------------------------------------------------------------- interrupted, damaged, full
 
 
 def test_a_finished_cache_asks_nobody(written, teacher, store):
-    before, told = teacher.times, []
-    cache = again(written.path, teacher, store, progress=lambda *done: told.append(done))
-    assert teacher.times == before and told == [(ROWS, ROWS)]
+    before, bars, said = teacher.times, Bars(), []
+    cache = again(written.path, teacher, store, bar=bars, say=said.append)
+    assert teacher.times == before and said == []
+    assert bars.told == [(CHECKING, done) for done in (64, 128, 192, 256, ROWS)]  # every byte is read: it takes a while
     np.testing.assert_array_equal(
         cache.gather(np.arange(9), 16)["teacher.logits"], written.gather(np.arange(9), 16)["teacher.logits"]
     )
@@ -389,14 +485,21 @@ def test_what_is_lost_or_damaged_is_made_again_to_the_same_bytes(copy, teacher, 
         UserError, match=MANIFEST if "m" in lost and lost != "missing" or "half" in lost else "is damaged or gone"
     ):
         TeacherCache(copy)
-    before, told = teacher.times, []
-    again(copy, teacher, store, progress=lambda *done: told.append(done))
+    before, bars, said = teacher.times, Bars(), []
+    again(copy, teacher, store, bar=bars, say=said.append)
     assert files(copy) == expected
     # 64 rows a chunk in batches of 16; the last chunk has 44.
     assert teacher.times - before == {"half-written": 4 + 4 + 3}.get(lost, 4 if lost in ("missing", "short", "flipped") else 0)
-    assert told[-1] == (ROWS, ROWS) and told == sorted(told)
-    # Where it begins comes first, so that what was done before says nothing about the pace.
-    assert told[0] == (128 if lost in ("half-written", "missing", "short", "flipped") else ROWS, ROWS)
+    asked = [done for title, done in bars.told if title == ASKING]
+    assert (CHECKING, 64) in bars.told and bars.told[0][0] == CHECKING
+    if lost in ("half-written", "missing", "short", "flipped"):
+        # Where it begins comes first, so that what was done before says nothing about the pace.
+        assert asked[0] == 128 and asked == sorted(asked) and asked[-1] == (ROWS if lost == "half-written" else 192)
+        (line,) = said
+        size = f"{sum(len(data) for name, data in expected.items() if name.startswith('chunk-')) / 1e6:,.1f} MB"
+        assert line == f"Teacher's outputs: logits, hidden.0, attention.0 of 300 rows are to take {size} in {copy}"
+    else:
+        assert asked == said == []
 
 
 def test_every_flipped_byte_is_found(copy):
@@ -471,19 +574,37 @@ def test_a_second_process_waits_for_the_first(tmp_path, teacher, store, written,
     monkeypatch.setattr(teacher_cache_writer, "SECONDS_BETWEEN_LOOKS", 0.02)
     path = tmp_path / "cache"
     path.mkdir()
-    told, before = [], teacher.times
-    waiting = threading.Thread(target=again, args=(path, teacher, store), kwargs={"progress": lambda *done: told.append(done)})
+    bars, before = Bars(), teacher.times
+    waiting = threading.Thread(target=again, args=(path, teacher, store), kwargs={"bar": bars})
     with open(path / "lock", "ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         waiting.start()
-        while len(told) < 2:
+        while len(bars.told) < 2:
             assert waiting.is_alive()
         for file in written.path.glob("[!l]*"):  # meanwhile the first one finishes
             shutil.copy(file, path)
         shutil.copy(written.path / "lengths.int32", path)
     waiting.join(20)
-    assert not waiting.is_alive() and told[0] == (0, ROWS) and told[-1] == (ROWS, ROWS)
+    assert not waiting.is_alive() and bars.told[0] == (ASKING, 0) and bars.told[-1] == (CHECKING, ROWS)
     assert teacher.times == before and files(path) == files(written.path)
+
+
+def test_more_files_than_a_process_may_open_are_read(tmp_path, teacher, store, monkeypatch):
+    monkeypatch.setattr(teacher_cache, "MOST_OPEN", 10)
+    cache = write_cache(tmp_path / "cache", teacher, (), store, BUCKETS, 16, chunk_bytes=1)
+    assert len(cache.files) == 38
+    rows = np.random.default_rng(0).permutation(ROWS)
+    expected = cache.gather(rows, 16)["teacher.logits"]
+    before, limits = len(os.listdir("/proc/self/fd")), resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before + 20, limits[1]))
+        cache = TeacherCache(cache.path)
+        read = np.concatenate([cache.gather(part, 16)["teacher.logits"] for part in np.split(rows, 10)])
+        opened = len(os.listdir("/proc/self/fd")) - before
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    np.testing.assert_array_equal(read, expected)
+    assert opened <= 10
 
 
 def test_memory_does_not_grow_with_the_rows(tmp_path):
@@ -492,7 +613,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path):
     def peak(rows):
         made = make_store(tmp_path / f"store{rows}", ({"text": "w1 " * 14, "label": 0} for _ in range(rows)))
         tracemalloc.start()
-        cache = write_cache(tmp_path / str(rows), teacher, ("hidden.0",), made, BUCKETS, 64, chunk_bytes=1)
+        cache = write_cache(tmp_path / str(rows), teacher, ("hidden.0",), made, BUCKETS, 64, chunk_bytes=64 * 518)
         for first in range(0, rows, 64):
             cache.gather(np.arange(first, min(first + 64, rows)), 16)
         size = tracemalloc.get_traced_memory()[1]
@@ -507,16 +628,6 @@ def test_memory_does_not_grow_with_the_rows(tmp_path):
 # ---------------------------------------------------------------- what a student learns from it
 
 
-class HiddenError(Objective):
-    """Mean squared difference of the first hidden states, one value a position."""
-
-    default_name = "hidden_error"
-    student_names = teacher_names = ("hidden.0",)
-
-    def call(self, student, teacher):
-        return ops.mean(ops.square(student["hidden.0"] - teacher["hidden.0"]), axis=-1)
-
-
 def labels_loss():
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -526,7 +637,7 @@ def trained(knowledge, store, cache=None):
     keras.utils.set_random_seed(5)
     student = model(seed=7, layers=1, dropout=0.2)
     start = student.get_weights()
-    distiller = Distiller(student, knowledge, [KLDivergence(2.0), HiddenError()], alpha=0.3)
+    distiller = Distiller(student, knowledge, [KLDivergence(2.0), HiddenStateMSE([(0, 0)])], alpha=0.3)
     distiller.compile(keras.optimizers.SGD(0.02, momentum=0.9), loss=labels_loss(), jit_compile=False)
     batches = Batches(store, 20, BUCKETS, shuffle=True, seed=1, teacher=cache)
     dataset = batches.dataset(repeat=True)
@@ -536,7 +647,7 @@ def trained(knowledge, store, cache=None):
 
 def test_a_student_of_the_cache_is_the_student_of_the_live_teacher(tmp_path, store):
     teacher = model(layers=1)
-    cache = write_cache(tmp_path / "cache", LiveTeacher(teacher), ("hidden.0",), store, BUCKETS, 16, chunk_bytes=1)
+    cache = again(tmp_path / "cache", LiveTeacher(teacher), store)
     start, live, losses = trained(LiveTeacher(teacher), store)
     _, cached, cached_losses = trained(CachedTeacher(cache.shapes(cache.names)), store, cache)
     moved = max(np.abs(a - b).max() for a, b in zip(start, live, strict=True))
@@ -545,3 +656,66 @@ def test_a_student_of_the_cache_is_the_student_of_the_live_teacher(tmp_path, sto
         np.testing.assert_allclose(a, b, atol=moved * 2**-9)
     for name, values in losses.items():
         np.testing.assert_allclose(cached_losses[name], values, rtol=1e-3, err_msg=name)
+
+
+def texts(count):
+    return [example["text"] for example in examples(count, seed=3)]
+
+
+def questions(count):
+    for text in texts(count):
+        answer = text.split()[-1]
+        yield {"text": "w1 w2", "text_pair": text, "answers": [(answer, text.rindex(answer))]}
+
+
+def tagged(count):
+    for text in texts(count):
+        words = text.split()
+        yield {"text": text, "words": words, "label": [int(word[1:]) % C for word in words]}
+
+
+LEARNED = {
+    "attention scores": ("classification", [AttentionScoreMSE([(0, 1)])]),
+    "relations": ("classification", [MiniLMv2([(0, 1)], relation_heads=2)]),
+    "spans": ("question_answering", [KLDivergence(2.0, over="positions")]),
+    "tags": ("tagging", [KLDivergence(2.0)]),
+}
+
+
+@pytest.mark.parametrize("learned", LEARNED)
+def test_a_student_of_the_cache_is_that_of_the_live_teacher_whatever_it_learns(tmp_path, learned):
+    """What is behind the texts and in rows of filler differs: a live teacher answers for it, in a cache it is 0."""
+    name, objectives = LEARNED[learned]
+    kind = TASKS[name]
+    given = {"classification": examples, "question_answering": questions, "tagging": tagged}[name](30)
+    target = TARGETS[kind.target](**({} if name == "question_answering" else {"labels": ["a", "b", "O"]}))
+    store = write_store(tmp_path / "store", iter(given), Tokenizer(PIECES), 20, target)
+    task = kind(target)
+
+    def made(seed, layers, dropout=0.0):
+        keras.utils.set_random_seed(seed)
+        encoder = TransformerEncoder(len(PIECES), layers, D, H, 20, segments=2, dropout=dropout, initializer_range=0.3)
+        return TransformerWithHead(encoder, task.head(task.outputs(target.labels), dropout=dropout))
+
+    teacher = LiveTeacher(made(2, 2))
+    for weight in teacher.model.head.weights:
+        weight.assign(weight * 20)  # answers that differ by more than rounding
+    asked = objectives[0].teacher_names
+    cache = write_cache(tmp_path / "cache", teacher, asked, store, [20], 16).only(asked)
+    ends = []
+    for knowledge, read in ((teacher, None), (CachedTeacher(cache.shapes(asked)), cache)):
+        student = made(7, 1, dropout=0.2)
+        start = student.get_weights()
+        keras.utils.set_random_seed(5)
+        distiller = Distiller(student, knowledge, objectives, alpha=0.1)
+        distiller.compile(keras.optimizers.SGD(0.1, momentum=0.9), loss=task.loss(), jit_compile=False, run_eagerly=True)
+        batches = Batches(store, 20, [20], shuffle=True, seed=1, teacher=read)
+        assert any((rows < 0).any() for rows, _ in batches.plan()) and batches.padding() > 0.1
+        distiller.fit(batches.dataset(), verbose=0, shuffle=False)
+        ends.append(student.get_weights())
+    live, cached = ends
+    moved = max(np.abs(a - b).max() for a, b in zip(start, live, strict=True))
+    far = max(np.abs(a - b).max() for a, b in zip(live, cached, strict=True))
+    assert moved > 0.01
+    # Float16 is right to within 2^-11 of each value, and over the values of a batch that averages out, in part.
+    assert 0 < far < moved * 2**-13

@@ -28,7 +28,8 @@ from tfkd.layers.head import ClassificationHead
 from tfkd.layers.language_model_head import LanguageModelHead
 from tfkd.models.encoder import TransformerEncoder
 from tfkd.models.with_head import TransformerWithHead
-from tfkd.objectives import KLDivergence
+from tfkd.objectives import RESPONSE, KLDivergence
+from tfkd.objectives.distribution_objective import DistributionObjective
 from tfkd.plan import show_plan
 from tfkd.progress import Display
 from tfkd.run_dir import RunDir, read_json
@@ -209,6 +210,17 @@ def test_a_teacher_that_contradicts_itself_is_one_line(teacher, message):
         (
             {"task": "regression", "teacher": {"members": [*TWO, {"checkpoint": "c", "finetune": {"label_smoothing": 0.2}}]}},
             "teacher.members.2.finetune.label_smoothing = 0.2: task: regression has no classes",
+        ),
+        (
+            {"task": "multilabel", "teacher": {"checkpoint": "a", "cache": True, "cache_top_k": 5}},
+            "teacher.cache_top_k = 5 goes with a softmax over classes, task: classification, .*; not with multilabel",
+        ),
+        (
+            {
+                "teacher": {"checkpoint": "a", "cache": True, "cache_top_k": 5},
+                "stages": [{"name": "one", "distill": {"objectives": ["kl_divergence", "logits_mse"]}}],
+            },
+            "teacher.cache_top_k = 5: logits_mse reads every logit as it is",
         ),
         (
             {"task": "question_answering", "stages": [{"name": "one", "train": {"label_smoothing": 0.1}}]},
@@ -496,6 +508,98 @@ def test_a_cache_is_another_one_where_anything_that_decides_an_answer_is(data, m
     assert write({**saved, "label_map": {"0": "yes", "1": "no"}}) == 5
     save_table(tmp_path / "model", scale=2.0)
     assert write(saved) == 6
+
+
+def test_top_k_goes_with_every_task_and_objective_of_a_softmax_over_classes_and_no_other():
+    known = {"activation": "softmax"}, {"activation": "softmax", "axis": -1}
+    assert set(config.OVER_CLASSES) == {task.name for task in TASKS.values() if task.mixture in known}
+    answers = {kind.default_name for kind in RESPONSE}
+    softmaxes = {kind.default_name for kind in RESPONSE if issubclass(kind, DistributionObjective)}
+    assert softmaxes < answers and set(config._EVERY_LOGIT) == answers - softmaxes
+    for name in TASKS:
+        teacher = {"checkpoint": "a", "cache": True, "cache_top_k": 5}
+        alone = {"distill": {"alpha": 0.0}, "baseline": False} if name == "sentence_embedding" else {}
+        tree = {**SMALL, "task": name, "teacher": teacher, **alone}
+        if name in config.OVER_CLASSES:
+            config.parse(tree)
+        else:
+            with pytest.raises(UserError, match=f"teacher.cache_top_k = 5 goes with .*; not with {name}$"):
+                config.parse(tree)
+
+
+def knowledge_of(run):
+    """What the student is told, and the logits of all rows of train in their order."""
+    told = run.config, run.teacher, run.members, run.objectives, run.data, Training(batch_size=8), run.display
+    _, batches = build_teacher.make_knowledge(*told)
+    return batches, batches.teacher.gather(np.arange(len(batches.store)), T)["teacher.logits"]
+
+
+def test_a_run_learns_from_the_largest_logits(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFKD_CACHE", str(tmp_path / "cache"))
+    labels, random = list("abcdef"), np.random.default_rng(0)
+    for split, rows in (("train", 24), ("test", 8)):
+        lines = [json.dumps({"text": " ".join(random.choice(WORDS, 3)), "label": labels[row % 6]}) for row in range(rows)]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+    keras.utils.set_random_seed(1)
+    model = ours(WHOLE, seed=1, head=ClassificationHead(6))
+    model.head.output_dense.kernel.assign(model.head.output_dense.kernel * 500)
+    teacher = {"checkpoint": write_run(tmp_path / "run", WHOLE, model, labels=labels), "cache": True, "cache_top_k": 2}
+    lines = {"files": {split: str(tmp_path / f"{split}.jsonl") for split in ("train", "test")}, "max_length": T}
+    run = made(lines, teacher)
+    _, read = knowledge_of(run)
+    whole = answers(run).astype("float64")
+    assert whole.std() > 1.0
+    order = np.argsort(-whole, axis=-1)
+    expected = np.log(np.exp(np.take_along_axis(whole, order[:, 2:], -1)).mean(-1, keepdims=True)).repeat(6, axis=1)
+    np.put_along_axis(expected, order[:, :2], np.take_along_axis(whole, order[:, :2], -1), -1)
+    np.testing.assert_allclose(read, expected, rtol=2**-9, atol=2**-12)
+    said = plan(run)
+    assert "read from disk: 0.0 MB of its logits the 2 largest, the others as if all alike; at temperature 4 those weigh" in said
+    kept = f"Teacher's outputs: logits of {len(read)} rows"
+    assert f"{kept} are to take 0.0 MB in" in said and f"{kept}, read from 0.0 MB on disk" in said
+
+
+@pytest.mark.parametrize("kind", ["saved_model", "keras_file"])
+def test_a_file_that_is_replaced_while_a_run_goes_on_is_never_taken_for_the_one_that_answered(data, tmp_path, monkeypatch, kind):
+    monkeypatch.setenv("TFKD_CACHE", str(tmp_path / "cache"))
+    write_vocabulary(tmp_path, WHOLE)
+    path = tmp_path / ("model" if kind == "saved_model" else "model.keras")
+
+    def save(number):
+        if kind == "saved_model":
+            save_table(path, scale=number)
+        else:
+            ours(WHOLE, seed=number).save(path)
+
+    def opened():
+        return made(data, {kind: str(path), "label_map": {"0": "no", "1": "yes"}, "cache": True})
+
+    save(1)
+    first = opened()
+    save(2)  # hours later, say: before the student begins
+    second = opened()
+    for run in (first, second):
+        np.testing.assert_allclose(knowledge_of(run)[1], answers(run), rtol=2**-10, atol=1e-6)
+    assert np.abs(answers(first) - answers(second)).max() > 0.1
+    assert len(list((tmp_path / "cache" / "outputs").iterdir())) == 2
+
+
+def test_a_saved_model_that_changes_while_it_is_read_is_one_line(data, tmp_path, monkeypatch):
+    write_vocabulary(tmp_path, WHOLE)
+    save_table(tmp_path / "model")
+    read = open_teacher.open_saved_model
+
+    def slow(path, *rest):
+        loaded = read(path, *rest)
+        (pathlib.Path(path) / "assets").mkdir(exist_ok=True)
+        (pathlib.Path(path) / "assets" / "more").write_text("")
+        return loaded
+
+    monkeypatch.setattr(open_teacher, "open_saved_model", slow)
+    teacher = {"saved_model": str(tmp_path / "model"), "label_map": {"0": "no", "1": "yes"}}
+    with pytest.raises(UserError, match="model: it changed while it was read; begin again when nobody writes there"):
+        made(data, {**teacher, "cache": True})
+    made(data, teacher)  # nothing is named by it
 
 
 def test_a_single_number_is_kept_as_it_is_and_a_class_score_in_half_the_bytes(tmp_path):

@@ -7,7 +7,6 @@ import pathlib
 import keras
 import numpy as np
 
-from tfkd import config as configs
 from tfkd import strategy
 from tfkd.config import Config, Training
 from tfkd.data import teacher_cache, teacher_cache_writer
@@ -16,7 +15,7 @@ from tfkd.ensemble import TeacherEnsemble
 from tfkd.errors import UserError
 from tfkd.models.with_head import TransformerWithHead
 from tfkd.open_teacher import Member, blamed
-from tfkd.run_dir import cache_root, sha256, write_json
+from tfkd.run_dir import cache_root, write_json
 from tfkd.teacher import CachedTeacher, LiveTeacher, build_teacher, foreign_teacher, reorder_classes
 
 TRAINING_FORMAT = 1
@@ -170,22 +169,23 @@ def make_knowledge(config: Config, teacher, members: list[Member], objectives: l
         return teacher, batches
     names = tuple(dict.fromkeys(name for objective in objectives for name in objective.teacher_names))
     asked = {"members": [_content(member) for member in members], "mixture": getattr(teacher, "mixing", None)}
-    key = teacher_cache.cache_key(asked, batches.store, names, config.teacher.cache_top_k)
-    with display.bar("teacher's outputs", len(batches.store)) as update:
-        cache = teacher_cache_writer.write_cache(
-            cache_root() / "outputs" / key,
-            teacher,
-            names,
-            batches.store,
-            batches.buckets.tolist(),
-            batches.batch_size,
-            config.teacher.cache_top_k,
-            lambda done, rows: update(done, f"{rows:,} rows", rows),
-            team=team,
-        )
-    display.say(f"Teacher's outputs: {', '.join(cache.names)} of {len(cache):,} rows, {cache.bytes / 1e6:,.1f} MB on disk")
+    path = cache_root() / "outputs" / teacher_cache.cache_key(asked, batches.store, names, config.teacher.cache_top_k)
+    cache = teacher_cache_writer.write_cache(
+        path,
+        teacher,
+        names,
+        batches.store,
+        batches.buckets.tolist(),
+        batches.batch_size,
+        config.teacher.cache_top_k,
+        display.bar,
+        display.say,
+        team=team,
+        beside=teacher_cache.caches_beside(path),
+    )
+    display.say(f"Teacher's outputs: {', '.join(names)} of {len(cache):,} rows, read from {cache.bytes / 1e6:,.1f} MB on disk")
     known = CachedTeacher(cache.shapes(names), same_positions=teacher.same_positions)
-    return known, data.train(training).with_teacher(cache)
+    return known, data.train(training).with_teacher(cache.only(names))
 
 
 def _content(member: Member) -> list:
@@ -194,4 +194,4 @@ def _content(member: Member) -> list:
     if isinstance(model, keras.Model):
         return [teacher_cache.model_digest(model), member.teacher.asked]
     told = given.model_dump(mode="json", include={"signature", "output", "inputs", "activation"})
-    return [sha256(configs.expand(given.saved_model, "teacher.saved_model")), told, member.teacher.asked]
+    return [member.files, told, member.teacher.asked]

@@ -39,6 +39,9 @@ WITHOUT_CLASSES = ("regression", "question_answering", "sentence_embedding")
 QUANTIZABLE = ("classification", "regression", "multilabel", "tagging", "question_answering")
 """Tasks whose heads `tfkd.models.quantized` knows."""
 
+OVER_CLASSES = ("classification", "tagging", "masked_language_model")
+"""Tasks whose answer is a softmax over the last axis of the logits; a test holds it to their `mixture`."""
+
 PACKABLE = ("classification", "regression", "multilabel", "sentence_embedding")
 """Tasks that answer once for a text: it may lie anywhere in a row, and another one may follow it."""
 
@@ -88,6 +91,9 @@ RESPONSES = {
 
 _OF_LABELS = ("decoupled_kd",)
 """Objectives that read the labels beside the teacher's answers; a test holds it to `tfkd.objectives`."""
+
+_EVERY_LOGIT = ("binary_kl", "logits_mse")
+"""Objectives of the answers that read no softmax; a test holds it to `tfkd.objectives`."""
 
 _TOGETHER = ("rkd_distance", "rkd_angle", "similarity_preserving", "contrastive")
 """Objectives that compare the examples of a batch with one another; a test holds it to `tfkd.objectives`."""
@@ -387,7 +393,7 @@ class Teacher(TeacherModel):
     cache: bool = False
     """Asks the teacher about every training row once, keeps its answers on disk, and reads them in every later epoch and run."""
     cache_top_k: Positive | None = None
-    """Keeps only the k largest logits of an answer; for outputs of thousands of classes."""
+    """Keeps only the k largest logits of an answer; for outputs of thousands of classes. The others count as if all alike."""
 
     @pydantic.model_validator(mode="after")
     def _as_a_whole(self):
@@ -742,6 +748,21 @@ class Config(Section):
             raise ValueError(f"{key} goes with single texts of task: {', '.join(PACKABLE)}; leave it out")
         if any(stage.distill.alpha != 0.0 for stage in stages):
             raise ValueError(f"{key}: labels say nothing of two texts one behind another: set distill.alpha to 0")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _largest_logits(self):
+        if self.teacher.cache_top_k is None:
+            return self
+        given = f"teacher.cache_top_k = {self.teacher.cache_top_k}"
+        if self.task not in OVER_CLASSES:
+            raise ValueError(f"{given} goes with a softmax over classes, task: {', '.join(OVER_CLASSES)}; not with {self.task}")
+        for _, stage in self._of_the_student():
+            whole = next((each.name for each in stage.distill.objectives or [] if each.name in _EVERY_LOGIT), None)
+            if whole is not None:
+                raise ValueError(
+                    f"{given}: {whole} reads every logit as it is, and those left out are known by their sum alone: leave one out"
+                )
         return self
 
     @pydantic.model_validator(mode="after")

@@ -16,7 +16,7 @@ from tfkd.data import teacher_cache
 from tfkd.data.tokenizer import Tokenizer, learn_vocabulary
 from tfkd.errors import UserError
 from tfkd.models.with_head import TransformerWithHead
-from tfkd.run_dir import RunDir, read_json
+from tfkd.run_dir import RunDir, read_json, sha256
 from tfkd.teacher import LiveTeacher
 
 
@@ -29,6 +29,7 @@ class Member:
         number: its place among the teachers, from 0; None where it is the only one.
         checkpoint: what was read, of a `teacher.checkpoint`.
         model: what was read, of a file, or trained in a run before.
+        files: digest of a SavedModel as it was read, where its answers are to be cached: hours later others may lie there.
         around: what lies beside that file.
         tokenizer: what it reads with; None until it is known that it reads what the student reads.
         prefix: of its inputs in a batch; empty where they are the student's.
@@ -39,6 +40,7 @@ class Member:
     number: int | None = None
     checkpoint: checkpoints.Checkpoint | None = None
     model: object = None
+    files: str | None = None
     around: Surroundings = Surroundings()
     tokenizer: Tokenizer | None = None
     prefix: str = ""
@@ -102,7 +104,7 @@ def open_members(config: Config, task, trained: RunDir | None = None) -> list[Me
                 member.checkpoint = open_checkpoint(given, config.data.max_length, task)
                 member.tokenizer = Tokenizer(member.checkpoint.pieces, lowercase=member.checkpoint.lowercase)
             elif given.dimensions is None:
-                _open_file(member)
+                _open_file(member, config.teacher.cache)
     return members
 
 
@@ -125,14 +127,18 @@ def open_checkpoint(given: configs.TeacherModel, max_length: int, task) -> check
     return found
 
 
-def _open_file(member: Member) -> None:
+def _open_file(member: Member, cached: bool) -> None:
     given = member.given
     if given.keras_file is not None:
         path = configs.expand(given.keras_file, "teacher.keras_file")
         member.model = open_keras_file(path, given.trust)
     else:
         path = configs.expand(given.saved_model, "teacher.saved_model")
+        hashed = cached and pathlib.Path(path).is_dir()
+        member.files = sha256(path) if hashed else None
         member.model = open_saved_model(path, given.signature, given.output, given.inputs, given.activation, given.trust)
+        if hashed and sha256(path) != member.files:
+            raise UserError(f"{path}: it changed while it was read; begin again when nobody writes there")
     member.around = around = surroundings(path)
     vocabulary, lowercase = around.vocabulary, around.lowercase
     if given.vocabulary is not None:

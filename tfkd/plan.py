@@ -5,9 +5,11 @@ import rich.table
 from rich.text import Text
 
 from tfkd.config import OBJECTIVE_OPTIONS, Augment, Changing, Config, Objective, Stage, Training
+from tfkd.data.teacher_cache import cache_bytes
 from tfkd.evaluate import parameters
 from tfkd.models.with_head import TransformerWithHead
 from tfkd.run_dir import RunDir
+from tfkd.schedules import bounds
 from tfkd.student import choose_layers
 
 
@@ -34,7 +36,7 @@ def show_plan(display, config: Config, run: RunDir, data, devices: str, members:
         data.source.target.describe(data.stores["train"]),
         ("lengths", f"{train.describe()}, {train.padding():.0%} of them padding"),
         *_teachers(config, members, data),
-        ("", "asked once about every training row, then read from disk" if config.teacher.cache else ""),
+        *_cached(config, teacher, objectives, data),
         ("student", f"{copied}{_shape(student)}{smaller}"),
         ("baseline", "the labels alone, from the same start" if config.baseline else "none"),
         *(row for stage, learned in zip(stages, objectives, strict=True) for row in _stage(stage, learned, data, len(stages))),
@@ -67,6 +69,30 @@ def _teachers(config: Config, members: list, data) -> list[tuple[str, str]]:
             lines.append(("", f"reads with {member.tokenizer.vocabulary_size:,} word pieces of its own"))
         if member.training is not None:
             lines.append(("", _trained(member.training, read)))
+    return lines
+
+
+def _cached(config: Config, teacher, objectives: list, data) -> list[tuple[str, str]]:
+    """Lines on answers that are kept on disk: how large they will be, where that is known, and what top k leaves out."""
+    if not config.teacher.cache:
+        return []
+    kept: list[set[str]] = []
+    stages, k = config.trainings(), config.teacher.cache_top_k
+    for stage, learned in zip(stages, objectives, strict=True):
+        names = {"logits", *(name for objective in learned for name in objective.teacher_names)}
+        if stage.data is None and not any(names <= others for others in kept):  # else an earlier stage's serve it
+            kept.append(names)
+    shapes = [teacher.shapes(tuple(sorted(names))) for names in kept]
+    size = ""
+    if kept and not any(None in each.values() for each in shapes):
+        lengths = data.batches("train", 1, taught=True).store.lengths
+        size = f": {sum(cache_bytes(each, lengths, k) for each in shapes) / 1e6:,.1f} MB"
+        size += "" if all(stage.data is None for stage in stages) else ", and more for stages with data of their own"
+    lines = [("", f"asked once about every training row, then read from disk{size}")]
+    hottest = max(bounds(getattr(objective, "temperature", 1.0))[1] for learned in objectives for objective in learned)
+    if k is not None and hottest > 1.0:
+        note = f"of its logits the {k} largest, the others as if all alike; at temperature {hottest:g} those weigh more than at 1"
+        lines.append(("", f"{note}, and somewhat too much"))
     return lines
 
 

@@ -11,11 +11,16 @@ milliseconds of one CPU core. "Gather" is `TeacherCache.gather`; a batch of 32 i
     logits of 30,522 pieces a position, top_k 32             2,502  (787,134 without top_k)                13.2
 """
 
+import copy
+import functools
 import hashlib
+import importlib.metadata
 import json
+import mmap
 import os
 import pathlib
 import re
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -34,6 +39,10 @@ PREFIX = "teacher."
 
 MANIFEST = "manifest.json"
 
+MOST_OPEN = 128
+"""Files of a cache that are mapped at a time: each takes a file descriptor, of which a process may have 1,024, or 256. They hold
+8 GB; of a larger cache, shuffled, most rows need a file opened: 0.4 ms for a batch of 32 become 1.2 (375 files, one CPU core)."""
+
 _REPAIR = "run again, which makes it anew, or delete the folder"
 
 
@@ -48,7 +57,9 @@ def model_digest(model: keras.Model) -> str:
 
 
 def cache_key(teacher, store: Store, names, top_k: int | None = None) -> str:
-    """Hex digest of all that a cache depends on: name its folder by it, and no cache is ever used for something else.
+    """Hex digests of all that a cache depends on: name its folder by it, and no cache is ever used for something else.
+
+    What comes before the hyphen is of all but `names`: folders that begin alike hold more or fewer tensors of the same answers.
 
     Arguments:
         teacher: all that decides what the teacher says, as JSON can hold it: `model_digest` of its model, or
@@ -60,13 +71,21 @@ def cache_key(teacher, store: Store, names, top_k: int | None = None) -> str:
     """
     parts = {
         "format": FORMAT,
+        "computed by": {"tensorflow": tf.__version__, "keras": keras.__version__, "keras_hub": _version("keras-hub")},
         "teacher": teacher,
         "store": store.key,
         "rows": len(store),
-        "names": sorted({"logits", *names}),
         "top_k": top_k,
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+    answers, kept = (
+        hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest() for part in (parts, sorted({"logits", *names}))
+    )
+    return f"{answers[:32]}-{kept[:12]}"
+
+
+def caches_beside(path: pathlib.Path) -> list[pathlib.Path]:
+    """Folders beside `path`, named by `cache_key` as it is, that hold other tensors of the same answers."""
+    return sorted(set(path.parent.glob(f"{path.name.rpartition('-')[0]}-*")) - {path})
 
 
 def check_fixed(store: Store) -> None:
@@ -91,9 +110,9 @@ class TeacherCache:
         verify: read every byte and compare it with its checksum first.
 
     Attributes:
-        names: of the tensors it holds.
+        names: of the tensors that are read.
         lengths: (N,) int32, positions of each row.
-        bytes: of the tensors on disk.
+        bytes: of all tensors on disk.
 
     Raises:
         UserError: it is not finished, or damaged.
@@ -107,27 +126,35 @@ class TeacherCache:
         if about["format"] != FORMAT:
             raise UserError(f"{self.path} is a teacher cache of format {about['format']}, this is format {FORMAT}; {_REPAIR}")
         self.rows, self.chunk_rows, self.top_k = about["rows"], about["chunk_rows"], about["top_k"]
-        self.files, self._lengths = about["chunks"], about["lengths"]
+        self.files, lengths = about["chunks"], about["lengths"]
         self.tensors = tensors({name: (None, *shape) for name, shape in about["shapes"].items()}, self.top_k)
         self.names = tuple(tensor.name for tensor in self.tensors)
         self.bytes = sum(entry["bytes"] for entry in self.files)
-        damaged = self.damaged() if verify else []
+        damaged = [] if _is_whole(self.path, lengths) else [self.path / lengths["file"]]
+        damaged += self.damaged() if verify else []
         if damaged:
             raise UserError(f"{damaged[0]} is damaged or gone, {len(damaged)} of {len(self.files) + 1} files; {_REPAIR}")
-        self.lengths = np.fromfile(self.path / self._lengths["file"], "<i4")
+        self.lengths = np.fromfile(self.path / lengths["file"], "<i4")
         self.starts = _starts(row_bytes(self.tensors, self.lengths), self.chunk_rows)
-        self._chunks: dict[int, np.ndarray] = {}
+        self._chunk = functools.lru_cache(MOST_OPEN)(self._map)
 
     def __len__(self) -> int:
         return self.rows
 
-    def damaged(self) -> list[pathlib.Path]:
-        """The files whose bytes are not those that were written, or that are gone."""
-        return [
-            self.path / entry["file"]
-            for entry in (*self.files, self._lengths)
-            if not is_whole(self.path / entry["file"], entry["bytes"], entry["sha256"])
-        ]
+    def damaged(self, progress: Callable[[int], None] = lambda rows: None) -> list[pathlib.Path]:
+        """The chunks whose bytes are not those that were written, or that are gone; `progress` is told rows read so far."""
+        found = []
+        for number, entry in enumerate(self.files, start=1):
+            if not _is_whole(self.path, entry):
+                found.append(self.path / entry["file"])
+            progress(min(number * self.chunk_rows, self.rows))
+        return found
+
+    def only(self, names) -> "TeacherCache":
+        """The same cache, of which these tensors alone are read."""
+        part = copy.copy(self)
+        part.names = tuple(sorted(self.shapes(names)))
+        return part
 
     def shapes(self, names) -> dict[str, tuple[int | None, ...]]:
         """Shape of each named tensor, None for B and for T.
@@ -135,7 +162,7 @@ class TeacherCache:
         Raises:
             ValueError: it was not cached.
         """
-        shapes = {tensor.name: (None, *tensor.shape) for tensor in self.tensors}
+        shapes = {tensor.name: (None, *tensor.shape) for tensor in self._read()}
         for name in names:
             if name not in shapes:
                 raise ValueError(f"no tensor {name!r} in this teacher cache, which has {', '.join(self.names)}")
@@ -146,25 +173,28 @@ class TeacherCache:
 
         Padding is 0, the attention scores of padded keys are `MASKED_SCORE`. A row of -1 is all 0.
         """
-        batch = [np.zeros((len(rows), *at(tensor.shape, length)), tensor.dtype) for tensor in self.tensors]
+        batch = {tensor.name: np.zeros((len(rows), *at(tensor.shape, length)), tensor.dtype) for tensor in self._read()}
         for place, row in enumerate(rows):
             if row >= 0:
                 chunk, start, positions = self._chunk(row // self.chunk_rows), self.starts[row], int(self.lengths[row])
-                for tensor, values in zip(self.tensors, batch, strict=True):
+                for tensor in self.tensors:
                     stop = start + tensor.bytes(positions)
-                    tensor.unpack(chunk[start:stop], values[place, ...], positions)
+                    if tensor.name in batch:
+                        tensor.unpack(chunk[start:stop], batch[tensor.name][place, ...], positions)
                     start = stop
-        return {PREFIX + tensor.name: values for tensor, values in zip(self.tensors, batch, strict=True)}
+        return {PREFIX + name: values for name, values in batch.items()}
 
     def signature(self, batch_size: int) -> dict[str, tf.TensorSpec]:
         """Of what `gather` returns."""
-        return {PREFIX + t.name: tf.TensorSpec((batch_size, *t.shape), t.dtype) for t in self.tensors}
+        return {PREFIX + t.name: tf.TensorSpec((batch_size, *t.shape), t.dtype) for t in self._read()}
 
-    def _chunk(self, index: int) -> np.ndarray:
-        if index not in self._chunks:
-            # A plain view: slicing it is several times as fast as slicing a memmap.
-            self._chunks[index] = np.memmap(self.path / self.files[index]["file"], "uint8", "r").view(np.ndarray)
-        return self._chunks[index]
+    def _read(self) -> list:
+        return [tensor for tensor in self.tensors if tensor.name in self.names]
+
+    def _map(self, index: int) -> np.ndarray:
+        """A chunk's bytes (N,) uint8; its file is closed when nobody holds them any more."""
+        with open(self.path / self.files[index]["file"], "rb") as file:
+            return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), "uint8")
 
 
 def _without_counters(value):
@@ -190,6 +220,17 @@ def manifest_digest(about: dict) -> str:
 def is_whole(path: pathlib.Path, size: int, digest: str) -> bool:
     """Whether a file is there with these bytes."""
     return path.is_file() and path.stat().st_size == size and sha256(path) == digest
+
+
+def _is_whole(folder: pathlib.Path, entry: dict) -> bool:
+    return is_whole(folder / entry["file"], entry["bytes"], entry["sha256"])
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def row_bytes(tensors: list, lengths: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import os
 import pathlib
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -19,10 +19,18 @@ from tfkd.errors import UserError
 from tfkd.run_dir import remove, sha256, size, whole, write_json
 
 CHUNK_BYTES = 64 << 20
-MOST_ROWS, FEWEST_ROWS = 4096, 64
-"""Of a chunk: what a kill costs at most, and how many a teacher can still be asked about at once."""
+MOST_ROWS, FEWEST_ROWS = 4096, 8
+"""Of a chunk: what a kill costs at most, and how many a teacher can still be asked about at once. All attention scores of a
+BERT-base over 512 positions are 75 MB a row; a chunk is in memory twice, as the teacher's answers and as their bytes."""
 
 SECONDS_BETWEEN_LOOKS = 0.5
+
+ASKING, CHECKING = "teacher's outputs", "check teacher's outputs"
+
+
+@contextlib.contextmanager
+def _unseen(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
+    yield lambda done, text: None
 
 
 def write_cache(
@@ -33,10 +41,12 @@ def write_cache(
     buckets: list[int],
     batch_size: int,
     top_k: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    bar=_unseen,
+    say: Callable[[str], None] = lambda line: None,
     jit_compile: bool = False,
     chunk_bytes: int = CHUNK_BYTES,
     team=None,
+    beside: Iterable[pathlib.Path] = (),
 ) -> TeacherCache:
     """Opens the cache at `path`, first writing what of it is missing or damaged.
 
@@ -52,71 +62,102 @@ def write_cache(
         store: the rows.
         buckets: padded lengths, rising, the last at least the longest row.
         batch_size: rows that the teacher is asked about at once.
-        top_k: keep the k largest logits of a row or position and one value for the others (see `TopKTensor`).
-        progress: is told rows done and rows in all.
+        top_k: of logits that a softmax over their last axis reads, keep the k largest and one value for the others (see
+            `TopKTensor`).
+        bar: `bar(title, rows)` is a context that gives `update(rows done, text)`, as `tfkd.progress.Display.bar`: of the asking,
+            and before it of the checking of what is there, which reads every byte.
+        say: is told how large the cache will be, before it is written.
         jit_compile: compile the teacher with XLA, once for each bucket.
         chunk_bytes: about the largest file.
         team: a `tfkd.multi_worker.Team`, whose workers write a part of the chunks each. Where they share no disk, each then
             writes the others' too.
+        beside: `caches_beside` the path: one that is finished and holds all of `names` is opened in place of a new one.
 
     Raises:
         UserError: a value beyond float16, with its row; no space, no permission; a task that draws what it reads of a row.
         ValueError: `path` holds other tensors, or those of other rows.
     """
     check_fixed(store)
-    path, progress = pathlib.Path(path), progress or (lambda done, rows: None)
+    path = pathlib.Path(path)
     names = tuple(dict.fromkeys(("logits", *names)))
     layout = tensors(_shapes(teacher, names, store, buckets), top_k)
-    with _one_line(path):
-        finished = _finished(path, layout, top_k, store)
-    writer = _Writer(path, layout, store, chunk_bytes)
+    writer = _Writer(path, layout, store, chunk_bytes, bar)
 
     def fill(chunks):
+        missing = writer.missing(chunks)
+        if not missing:
+            return
         writer.check_space()
+        say(
+            f"Teacher's outputs: {', '.join(names)} of {len(store):,} rows are to take {_megabytes(int(writer.sizes.sum()))} "
+            f"in {path}"
+        )
         ask = _compiled(teacher, names, layout, jit_compile)
         batch = min(batch_size, writer.chunk_rows)
-        missing = [index for index in chunks if not writer.has(index)]
-        if missing:  # once: between a worker's chunks lie those of the others
-            progress(int(writer.rows(missing[0])[0]), len(store))
-        for index in missing:
-            writer.write(index, _answers(ask, writer.rows(index), layout, store, buckets, batch, progress))
+        with writer.bar(ASKING) as update:
+            update(int(writer.rows(missing[0])[0]))  # once: between a worker's chunks lie those of the others
+            for index in missing:
+                writer.write(index, _answers(ask, writer.rows(index), layout, store, buckets, batch, update))
 
+    with _one_line(path):
+        found = _finished(writer)
+        found = _with_more(beside, writer) if found is None else found
     if team is not None and team.count > 1:
-        if finished is None:
-            with _alone(path, lambda: None, together=True):
+        if found is None:
+            with _alone(writer, together=True):
                 fill(range(team.index, writer.chunks, team.count))
         team.told()  # all have come to here
-    if finished is not None:
-        progress(len(store), len(store))
-        return finished
-    with _alone(path, lambda: progress(min(writer.count() * writer.chunk_rows, len(store)), len(store))):
-        finished = _finished(path, layout, top_k, store)  # by the process that was waited for
-        if finished is None:
-            fill(range(writer.chunks))
-            writer.finish(top_k)
-            finished = TeacherCache(path, verify=False)
-    progress(len(store), len(store))
-    return finished
+    if found is None:
+        with _alone(writer):
+            found = _finished(writer)  # by the process that was waited for
+            if found is None:
+                fill(range(writer.chunks))
+                writer.finish(top_k)
+                found = TeacherCache(path, verify=False)
+    return found.only(names)
 
 
-def _finished(path: pathlib.Path, layout: list, top_k: int | None, store: Store) -> TeacherCache | None:
-    """The cache, where it is whole."""
+def _finished(writer: "_Writer") -> TeacherCache | None:
+    """The cache that is to be written, where it is whole."""
+    cache = _manifested(writer.path)
+    if cache is None:
+        return None
+    if not _holds(cache, writer):
+        raise ValueError(f"{writer.path}: a teacher cache of other tensors or rows; name each cache's folder by its cache_key")
+    return cache if _whole(cache, writer) else None  # damaged: what is whole of it is kept
+
+
+def _with_more(beside: Iterable[pathlib.Path], writer: "_Writer") -> TeacherCache | None:
+    """A whole one of the caches `beside` that holds all tensors of the one that is to be written, the smallest first."""
+    caches = [cache for cache in map(_manifested, beside) if cache is not None and _holds(cache, writer)]
+    return next((cache for cache in sorted(caches, key=lambda cache: cache.bytes) if _whole(cache, writer)), None)
+
+
+def _manifested(path: pathlib.Path) -> TeacherCache | None:
+    """A cache that says it is finished; its chunks are not looked at."""
     if not (path / MANIFEST).exists():
         return None
     try:
-        cache = TeacherCache(path)
-    except UserError:  # damaged: what is whole of it is kept
+        return TeacherCache(path, verify=False)
+    except UserError:  # damaged
         return None
-    asked, held = ([(type(t), t.name, t.parts) for t in each] for each in (layout, cache.tensors))
-    if asked != held or not np.array_equal(cache.lengths, store.lengths):
-        raise ValueError(f"{path}: a teacher cache of other tensors or rows; name each cache's folder by its cache_key")
-    return cache
+
+
+def _holds(cache: TeacherCache, writer: "_Writer") -> bool:
+    """Whether a cache is of these rows and holds these tensors, or more."""
+    asked, held = ([(type(tensor), tensor.name, tensor.parts) for tensor in each] for each in (writer.layout, cache.tensors))
+    return all(each in held for each in asked) and np.array_equal(cache.lengths, writer.lengths)
+
+
+def _whole(cache: TeacherCache, writer: "_Writer") -> bool:
+    with writer.bar(CHECKING) as update:
+        return not cache.damaged(update)
 
 
 class _Writer:
     """The files of a cache that is being written."""
 
-    def __init__(self, path: pathlib.Path, layout: list, store: Store, chunk_bytes: int):
+    def __init__(self, path: pathlib.Path, layout: list, store: Store, chunk_bytes: int, bar):
         self.path, self.layout = path, layout
         self.lengths = np.asarray(store.lengths, "<i4")
         self.sizes = row_bytes(layout, self.lengths)
@@ -124,6 +165,14 @@ class _Writer:
         self.chunk_rows = min(max(chunk_bytes // mean, FEWEST_ROWS), MOST_ROWS)
         self.chunks = -(-len(self.lengths) // self.chunk_rows)
         self.entries: list[dict] = [{} for _ in range(self.chunks)]
+        self._bar = bar
+
+    @contextlib.contextmanager
+    def bar(self, title: str) -> Iterator[Callable[[int], None]]:
+        """A bar over all rows; gives `update(rows done)`."""
+        rows = len(self.lengths)
+        with self._bar(title, rows) as update:
+            yield lambda done: update(min(done, rows), f"{rows:,} rows")
 
     def rows(self, index: int) -> np.ndarray:
         return np.arange(index * self.chunk_rows, min((index + 1) * self.chunk_rows, len(self.lengths)))
@@ -132,8 +181,21 @@ class _Writer:
         """How many chunks are there."""
         return sum(".partial" not in file.name for file in self.path.glob("chunk-*.bin"))
 
+    def missing(self, chunks: Iterable[int]) -> list[int]:
+        """Those of `chunks` that are not there whole."""
+        if not self.count():
+            return list(chunks)
+        found = []
+        with self.bar(CHECKING) as update:
+            for index in chunks:
+                found += [] if self.has(index) else [index]
+                update((index + 1) * self.chunk_rows)
+        return found
+
     def has(self, index: int) -> bool:
         """Whether a chunk is there whole; what is not is removed."""
+        if self.entries[index]:
+            return True
         expected = int(self.sizes[self.rows(index)].sum())
         for file in sorted(self.path.glob(f"chunk-{index:06}-*")):
             digest = file.name.removesuffix(".bin").rpartition("-")[2]
@@ -216,7 +278,7 @@ def _compiled(teacher, names, layout, jit_compile: bool) -> Callable[[dict], lis
     return lambda inputs: [[part.numpy() for part in parts] for parts in graph(tf.nest.map_structure(tf.constant, inputs))]
 
 
-def _answers(ask, rows, layout, store, buckets, batch_size, progress) -> Iterator[tuple[int, bytes]]:
+def _answers(ask, rows, layout, store, buckets, batch_size, update) -> Iterator[tuple[int, bytes]]:
     """Each of `rows` with its record. The teacher sees them by length, in batches of one size, as few shapes as buckets."""
     by_length = rows[np.argsort(store.lengths[rows], kind="stable")]
     by_length = np.concatenate([np.full(-len(rows) % batch_size, -1), by_length])
@@ -232,7 +294,7 @@ def _answers(ask, rows, layout, store, buckets, batch_size, progress) -> Iterato
             if row >= 0:
                 yield row, b"".join(_record(layout, answer, place, row, int(store.lengths[row])))
                 done += 1
-        progress(done, len(store))
+        update(done)
 
 
 def _record(layout, answer, place: int, row: int, length: int) -> Iterator[bytes]:
@@ -249,15 +311,18 @@ def _record(layout, answer, place: int, row: int, length: int) -> Iterator[bytes
 
 
 @contextlib.contextmanager
-def _alone(path: pathlib.Path, waiting: Callable[[], None], together: bool = False) -> Iterator[None]:
+def _alone(writer: _Writer, together: bool = False) -> Iterator[None]:
     """Holds the folder's lock, which a process lets go of even as it is killed; `together`: beside others who do so too."""
+    kind = fcntl.LOCK_SH if together else fcntl.LOCK_EX
     with contextlib.ExitStack() as files:
-        with _one_line(path):
-            path.mkdir(parents=True, exist_ok=True)
-            lock = files.enter_context(open(path / "lock", "a+b"))
-            while not _taken(lock, fcntl.LOCK_SH if together else fcntl.LOCK_EX):
-                waiting()
-                time.sleep(SECONDS_BETWEEN_LOOKS)
+        with _one_line(writer.path):
+            writer.path.mkdir(parents=True, exist_ok=True)
+            lock = files.enter_context(open(writer.path / "lock", "a+b"))
+            if not _taken(lock, kind):
+                with writer.bar(ASKING) as update:  # as far as the one who holds it has come
+                    while not _taken(lock, kind):
+                        update(writer.count() * writer.chunk_rows)
+                        time.sleep(SECONDS_BETWEEN_LOOKS)
         yield
 
 
