@@ -197,7 +197,7 @@ def _whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
 def _folder(path: pathlib.Path) -> None:
     """Makes a folder that all may read, if there is none."""
     if not path.is_dir():
-        path.mkdir(parents=True)
+        path.mkdir(parents=True, exist_ok=True)  # another deployment may make it now
         path.chmod(0o755)
         _sync(path.parent)
 

@@ -136,6 +136,7 @@ def test_the_last_epoch_is_kept_where_that_is_asked_for_and_watched_all_the_same
     assert "val_loss" in lines(tmp_path / "last")[-1]
 
 
+@pytest.mark.slow
 def test_a_projection_goes_on_where_it_was_and_is_that_of_the_best_epoch(rows, tmp_path, monkeypatch):
     def learns(folder, **named):
         """The projection after a training, and the student."""
