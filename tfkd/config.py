@@ -836,7 +836,7 @@ class Config(Section):
             for objective in stage.distill.objectives or []:
                 name = objective.name
                 if any(name in others for others in RESPONSES.values()) and name not in suited:
-                    raise ValueError(f"{where}: {name} does not suit the answers of task: {self.task}; use {' or '.join(suited)}")
+                    raise ValueError(f"{where}: {name} does not suit the answers of task: {self.task}; use {', '.join(suited)}")
                 if name in _TOGETHER and objective.vector != "mean" and self.task in PER_POSITION:
                     raise ValueError(f"{where}: {name}: task: {self.task} pools no vector of a text; set its vector to mean")
                 if name not in _OF_LABELS:
