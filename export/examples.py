@@ -1,5 +1,6 @@
 """The test examples that a run keeps for its exports: read, and put together of all their rows."""
 
+import functools
 import json
 import zipfile
 import zlib
@@ -84,7 +85,7 @@ def whole_examples(student: Student, lines: list[Line], truth: dict[str, np.ndar
     numbers, example, counts = np.unique(truth["example"][rows], return_inverse=True, return_counts=True)
     whole = counts == np.bincount(truth["example"])[numbers]
     measure = MEASURES[student.task]
-    other = ~measure.same_pieces(measure.take(truth, rows), _pieces(student, lines))
+    other = ~measure.same_pieces(measure.take(truth, rows), functools.partial(_pieces, student, lines))
     same = np.bincount(example, other) == 0
     told = [f"{(~whole).sum()} without all their rows in the file"] if not whole.all() else []
     if (whole & ~same).any():

@@ -14,16 +14,15 @@ from tfkd.data.packed_batches import PackedBatches
 from tfkd.data.readings import Readings
 from tfkd.data.targets import TARGETS
 from tfkd.data.tokenizer import Tokenizer
+from tfkd.distiller import build_objective
 from tfkd.errors import UserError
 from tfkd.models.encoder import TransformerEncoder
-from tfkd.models.inner import inner_shapes
 from tfkd.models.with_head import TransformerWithHead
-from tfkd.objectives import FROM_BATCH, OBJECTIVES
+from tfkd.objectives import OBJECTIVES
 from tfkd.objectives.layer_map import layer_pairs
 from tfkd.open_teacher import Member
 from tfkd.run_dir import cache_root
 from tfkd.schedules import Schedule
-from tfkd.teacher import check_positions
 
 
 @dataclasses.dataclass
@@ -238,10 +237,7 @@ def make_objectives(distill: configs.Distill, task, student, teacher, steps: int
                 )
             weight = schedule(choice.weight, steps, steps_per_epoch)
             objective = kind(weight=weight, name=choice.label or choice.name, **options)
-            shapes = inner_shapes(student, [name for name in objective.student_names if name not in FROM_BATCH])
-            check_positions(teacher, objective.teacher_names, shapes)
-            if not objective.built:
-                objective.build(shapes, teacher.shapes(objective.teacher_names))
+            build_objective(objective, student, teacher)
         except ValueError as error:
             raise UserError(f"distill.objectives: {error}") from None
         made.append(objective)

@@ -40,10 +40,10 @@ def train_quantized(
         epochs_before: of the student's training: logs count on.
     """
     training = config.compression.qat
-    last = config.trainings()[-1]
-    distill, epochs = last.distill, last.train.epochs
+    stages = config.trainings()
+    distill, epochs = stages[-1].distill, stages[-1].train.epochs
     ended = {"alpha": _end(distill.alpha, epochs), "temperature": _end(distill.temperature, epochs), "objectives": None}
-    build_teacher.reseed(teacher, config.seed + len(config.trainings()))
+    build_teacher.reseed(teacher, config.seed + len(stages))
     with devices.scope():
         keras.utils.set_random_seed(config.seed)
         model = QuantizedTransformer(copy_of(student), pace=training.range_pace)

@@ -813,10 +813,14 @@ class Config(Section):
                 raise ValueError(f"{where}.pack: {between} reads what is between positions, which packed texts do not show")
         return self
 
+    def _labelled(self, stage: Stage) -> bool:
+        """Whether a stage's data hold what the task learns from: a task without labels learns from any text."""
+        return stage.data is None or stage.data.columns.label is not None or self.task in WITHOUT_LABELS
+
     @pydantic.model_validator(mode="after")
     def _labels_where_they_are_read(self):
         for stage in self.stages or []:
-            if stage.data is None or stage.data.columns.label is not None or self.task in WITHOUT_LABELS:
+            if self._labelled(stage):
                 continue
             if stage.distill.alpha != 0.0:
                 raise ValueError(f"stage {stage.name}: its data have no labels (columns.label: null): set distill.alpha to 0")
@@ -841,7 +845,7 @@ class Config(Section):
                     raise ValueError(f"{where}: {name}: task: {self.task} pools no vector of a text; set its vector to mean")
                 if name not in _OF_LABELS:
                     continue
-                if stage.data is not None and stage.data.columns.label is None and self.task not in WITHOUT_LABELS:
+                if not self._labelled(stage):
                     raise ValueError(f"{where}: {name} reads labels, and the stage's data have none; use kl_divergence")
                 if stage.train.augment and stage.train.augment.concatenate:
                     raise ValueError(f"{where}: {name} reads labels, and concatenated texts have none; use kl_divergence")

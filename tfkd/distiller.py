@@ -84,10 +84,7 @@ class Distiller(OverReplicas, keras.Model):
     def _build_objectives(self):
         """Makes the projections now: the optimizer must know them, and they belong into the strategy's scope."""
         for objective in self.objectives if hasattr(self.teacher, "shapes") else ():
-            shapes = inner_shapes(self.student, [name for name in objective.student_names if name not in FROM_BATCH])
-            check_positions(self.teacher, objective.teacher_names, shapes)
-            if not objective.built:
-                objective.build(shapes, self.teacher.shapes(objective.teacher_names))
+            build_objective(objective, self.student, self.teacher)
 
     def _scheduled(self) -> dict[str, Schedule]:
         """The values that change as the training goes on, by the name that logs give them."""
@@ -282,6 +279,14 @@ class Distiller(OverReplicas, keras.Model):
         """The labels' loss of each example or position, not reduced."""
         unreduced = self.label_loss.call if isinstance(self.label_loss, keras.losses.Loss) else self.label_loss
         return unreduced(y, logits)
+
+
+def build_objective(objective: Objective, student, teacher) -> None:
+    """Makes what an objective learns, unless it is made. Raises `ValueError` where it does not fit the two models."""
+    shapes = inner_shapes(student, [name for name in objective.student_names if name not in FROM_BATCH])
+    check_positions(teacher, objective.teacher_names, shapes)
+    if not objective.built:
+        objective.build(shapes, teacher.shapes(objective.teacher_names))
 
 
 def _pick(tensors, names):

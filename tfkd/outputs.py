@@ -10,7 +10,7 @@ from tfkd.errors import UserError
 from tfkd.run_dir import RunDir, whole, write_json, write_text
 
 EXAMPLES_KEPT = 2000
-"""Rows of the test split, or about as many, written into the run for exports and the report."""
+"""Test examples written into the run for exports and the report, each with all its rows."""
 
 ROWS_KEPT = 4 * EXAMPLES_KEPT
 """About as many rows of them at most: where contexts give a hundred windows each, files are asked some questions, not all day."""

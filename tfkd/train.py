@@ -116,11 +116,14 @@ def train(config: Config, run: RunDir, display: Display, resume: bool, cluster: 
     seconds.lap("teacher")
     models = {"teacher": build_teacher.measured(teacher)}
 
-    def texts_of(stage):
-        texts = build.open_stage(stage, data, kind.target, tokenizer, display, others)
-        if texts is not data:
-            check_data(run, texts.key, resume, stage.name)
-        return texts
+    opened = {}
+
+    def texts_of(stage):  # read once, though baseline, student and 8 bits may ask
+        if stage.name not in opened:
+            opened[stage.name] = texts = build.open_stage(stage, data, kind.target, tokenizer, display, others)
+            if texts is not data:
+                check_data(run, texts.key, resume, stage.name)
+        return opened[stage.name]
 
     # baseline: the student's start, batches and last stage, but the labels alone
     if config.baseline:

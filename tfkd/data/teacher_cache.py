@@ -71,7 +71,11 @@ def cache_key(teacher, store: Store, names, top_k: int | None = None) -> str:
     """
     parts = {
         "format": FORMAT,
-        "computed by": {"tensorflow": tf.__version__, "keras": keras.__version__, "keras_hub": _version("keras-hub")},
+        "computed by": {
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+            "keras_hub": importlib.metadata.version("keras-hub"),
+        },
         "teacher": teacher,
         "store": store.key,
         "rows": len(store),
@@ -224,13 +228,6 @@ def is_whole(path: pathlib.Path, size: int, digest: str) -> bool:
 
 def _is_whole(folder: pathlib.Path, entry: dict) -> bool:
     return is_whole(folder / entry["file"], entry["bytes"], entry["sha256"])
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def row_bytes(tensors: list, lengths: np.ndarray) -> np.ndarray:
