@@ -42,17 +42,20 @@ STAGED = {
         "distill={alpha: 0.5, temperature: 2.0, objectives: [kl_divergence, hidden_state_mse]}",
     )
 }
-"""One training in place of the stages, where a configuration has some: for `response`, and for the small student."""
+"""One training in place of the stages, where a configuration has some: for the small student, which starts at random."""
 OWN = {("sst2", "small"): ("train.epochs=4",)}
 """Of one data set's student: SST-2 has ten times the sentences."""
 RECIPES = {"response": ("distill.objectives=null",), "best": ("baseline=false",)}
 """The student alone is trained beside `response`: the recipe makes no difference to it."""
+IN_STAGES = {"response": ("stages.0.distill.objectives=null",), "best": ("baseline=false",)}
+"""The same where a configuration has stages: those of the recipe, and in none of them anything but answers."""
 
 
 def overrides(data: str, student: str, recipe: str, seed: int) -> list[str]:
     """The fields in which a run differs from its configuration."""
-    single = STAGED.get(data, ()) if (student, recipe) != ("half", "best") else ()
-    return [*single, *STUDENTS[student], *OWN.get((data, student), ()), *RECIPES[recipe], f"seed={seed}", "export.formats=[]"]
+    staged = data in STAGED and student == "half"
+    single, recipes = ((), IN_STAGES) if staged else (STAGED.get(data, ()), RECIPES)
+    return [*single, *STUDENTS[student], *OWN.get((data, student), ()), *recipes[recipe], f"seed={seed}", "export.formats=[]"]
 
 
 def command(data: str, student: str, recipe: str, seed: int) -> list[str]:

@@ -164,6 +164,33 @@ def test_overrides_are_yaml_and_reach_into_sections(small):
     assert loaded.train.clip_norm is None
 
 
+def test_overrides_reach_an_item_of_a_list_by_its_number(small):
+    lists = ["stages=[{name: a}, {name: b}]", "export.formats=[tflite, onnx]"]
+    items = ["stages.1.train.epochs=3", "stages.0.distill.alpha=0", "export.formats.1=saved_model"]
+    loaded = config.load(small, [*lists, *items])
+    assert [stage.name for stage in loaded.stages] == ["a", "b"]
+    assert loaded.stages[1].train.epochs == 3 and loaded.stages[0].train.epochs == config.Training().epochs
+    assert loaded.stages[0].distill.alpha == 0 and loaded.export.formats == ["tflite", "saved_model"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stages.2.train.epochs=3", "stages is a list; its items are stages.0 to stages.1"),
+        ("stages.inner.train.epochs=3", "stages is a list; its items are stages.0 to stages.1"),
+        ("stages.-1.name=c", "stages is a list; its items are stages.0 to stages.1"),
+        ("stages.0.data.buckets.1=32", "stages.0.data.buckets is a list; its items are stages.0.data.buckets.0"),
+        ("export.formats.0=onnx", "export.formats is an empty list; write export.formats=[...]"),
+        ("stages.0.name.more=3", "stages.0.name holds a value, not a section"),
+    ],
+)
+def test_an_item_that_a_list_lacks_is_refused_with_those_it_has(small, override, message):
+    lists = ["stages=[{name: a, data: {buckets: [16]}}, {name: b}]", "export.formats=[]"]
+    with pytest.raises(UserError) as caught:
+        config.load(small, [*lists, override])
+    assert str(caught.value) == f"--set {override}: {message}"
+
+
 @pytest.mark.parametrize(
     ("teacher", "message"),
     [

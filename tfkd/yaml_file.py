@@ -120,7 +120,8 @@ def _unshared(value):
 
 
 def override(tree: dict, assignment: str) -> None:
-    """Sets one value of a tree in place: `train.epochs=2`, a dotted key and a YAML value. Raises `UserError`."""
+    """Sets one value of a tree in place: `train.epochs=2`, a dotted key and a YAML value. Items of a list have their number for a
+    key: `stages.0.train.epochs=1`. Raises `UserError`."""
     key, equals, text = assignment.partition("=")
     if not equals or not key:
         raise UserError(f"--set {assignment}: write key=value, such as train.epochs=2")
@@ -128,15 +129,28 @@ def override(tree: dict, assignment: str) -> None:
         value = _yaml(text) if text else None
     except yaml.YAMLError:
         raise UserError(f"--set {assignment}: {text} is not a YAML value") from None
-    *parents, last = key.split(".")
-    node = tree
-    for depth, parent in enumerate(parents):
-        if not isinstance(node.get(parent), dict):
-            node[parent] = {} if node.get(parent) is None else node[parent]
-        node = node[parent]
-        if not isinstance(node, dict):
-            raise UserError(f"--set {assignment}: {'.'.join(parents[: depth + 1])} holds a value, not a section")
-    node[last] = value
+    names, node = key.split("."), tree
+    for depth in range(len(names) - 1):
+        place = _place(node, names, depth, assignment)
+        if isinstance(node, dict) and node.get(place) is None:
+            node[place] = {}
+        node = node[place]
+    node[_place(node, names, len(names) - 1, assignment)] = value
+
+
+def _place(node, names: list[str], depth: int, assignment: str) -> str | int:
+    """`names[depth]` as a key of the section, or as a number of the list, that the names before it lead to."""
+    name, above = names[depth], ".".join(names[:depth])
+    if isinstance(node, dict):
+        return name
+    if not isinstance(node, list):
+        raise UserError(f"--set {assignment}: {above} holds a value, not a section")
+    if not node:
+        raise UserError(f"--set {assignment}: {above} is an empty list; write {above}=[...]")
+    if not (name.isdecimal() and int(name) < len(node)):
+        last = f" to {above}.{len(node) - 1}" if len(node) > 1 else ""
+        raise UserError(f"--set {assignment}: {above} is a list; its items are {above}.0{last}")
+    return int(name)
 
 
 def dump(tree: dict) -> str:
