@@ -36,7 +36,7 @@ format: .venv/tested
 # What slow tests compare with, in processes of its own and so in an environment of its own: PyTorch beside TensorFlow aborts.
 .venv/reference/installed: .venv/installed
 	$(PYTHON) -m venv .venv/reference
-	.venv/reference/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch transformers onnxscript onnxruntime
+	.venv/reference/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch transformers sentence-transformers onnxscript onnxruntime
 	@touch $@
 
 clean:

@@ -19,7 +19,7 @@ from tfkd.errors import UserError
 from . import onnx_graph, tokenizer_json
 from .inference import Student
 from .parity import FLOAT16, FLOAT32, INT8, INT8_FULL, Answers, Variant
-from .questions import Questions
+from .questions import Questions, widened
 from .timing import measure
 
 TF2ONNX_OPSET = 18
@@ -168,13 +168,8 @@ def answer(path: pathlib.Path, questions: Questions) -> Answers:
         return session.run(["logits"], batch)[0]
 
     length = questions.max_length
-    answers = np.concatenate([_widened(logits(batch), length) for batch in questions.batches(length)])
+    answers = np.concatenate([widened(logits(batch), length) for batch in questions.batches(length)])
     return Answers(answers, length, measure(logits, questions.singles(length)), "token ids, own length")
-
-
-def _widened(logits: np.ndarray, length: int) -> np.ndarray:
-    """(B, T, C) -> (B, length, C), 0 beyond T; (B, C) stays."""
-    return logits if logits.ndim == 2 else np.pad(logits, ((0, 0), (0, length - logits.shape[1]), (0, 0)))
 
 
 VARIANTS = (

@@ -208,12 +208,13 @@ class Writer:
         return node("Reshape", node("MatMul", shares, node("Reshape", hidden, self.whole)), self.rows)
 
     def layer(self, hidden: str, layer: keras.layers.Dense, name: str) -> str:
-        """A Dense layer without its activation."""
+        """A Dense layer without its activation; it may have no bias."""
         return self.dense(hidden, layer.kernel, layer.bias, name)
 
     def dense(self, hidden: str, kernel, bias, name: str) -> str:
         """(N, I) -> (N, O)."""
-        weights = self.graph.weight(f"{name}.kernel", kernel), self.graph.weight(f"{name}.bias", bias)
+        given = {"kernel": kernel} | ({} if bias is None else {"bias": bias})
+        weights = [self.graph.weight(f"{name}.{part}", values) for part, values in given.items()]
         return self.graph.node("Gemm", hidden, *weights)
 
     def activation(self, values: str, name: str) -> str:

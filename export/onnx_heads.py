@@ -42,7 +42,8 @@ def embedding(writer: "Writer", hidden: str) -> tuple[str, list]:
     node, head = writer.graph.node, writer.head
     vector = hidden if head.first_only else writer.mean(hidden)
     if head.output_dense is not None:
-        vector = node("Gemm", vector, writer.graph.weight("head.output.kernel", head.output_dense.kernel))
+        vector = writer.layer(vector, head.output_dense, "head.output")
+        vector = writer.activation(vector, "tanh") if head.activation == "tanh" else vector
     vector = node("Cast", vector, to=TensorProto.FLOAT)
     return node("LpNormalization", vector, axis=-1, p=2), ["batch", head.classes]
 

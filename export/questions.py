@@ -119,6 +119,11 @@ class Questions:
         return {name: values[rows, :longest] for name, values in features.items()}
 
 
+def widened(logits: np.ndarray, length: int) -> np.ndarray:
+    """(B, T, C) -> (B, length, C), 0 beyond T; (B, C) stays."""
+    return logits if logits.ndim == 2 else np.pad(logits, ((0, 0), (0, length - logits.shape[1]), (0, 0)))
+
+
 def load_questions(run: RunDir, student: Student, count: int) -> Questions:
     """Reads `count` of the run's test examples, at least 500, spread evenly over the file; all where there are fewer.
 

@@ -108,6 +108,7 @@ STUDENTS = {
     "spans": {"layers": 1, "head": lambda: SpanHead(), "pairs": True, "norm": "pre"},
     "sentence vectors": {"layers": 1, "head": lambda: EmbeddingHead()},
     "shorter sentence vectors": {"layers": 1, "head": lambda: EmbeddingHead(5, "first")},
+    "sentence vectors behind a layer": {"layers": 1, "head": lambda: EmbeddingHead(5, "mean", bias=True, activation="tanh")},
     "pieces": {"layers": 1, "head": lambda: LanguageModelHead(len(PIECES))},
 }
 
@@ -415,8 +416,8 @@ def test_tokenizer_goes_with_the_last_onnx_file(tmp_path):
 
 
 def test_answers_of_every_position_are_widened_with_zeros():
-    assert onnx._widened(np.ones((2, 3, 4)), 5)[:, :, 0].tolist() == [[1, 1, 1, 0, 0]] * 2
-    assert onnx._widened(np.ones((2, 3)), 5).shape == (2, 3)
+    assert questions.widened(np.ones((2, 3, 4)), 5)[:, :, 0].tolist() == [[1, 1, 1, 0, 0]] * 2
+    assert questions.widened(np.ones((2, 3)), 5).shape == (2, 3)
 
 
 @pytest.mark.slow

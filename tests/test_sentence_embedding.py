@@ -170,7 +170,7 @@ def test_vectors_are_learned_from_plain_texts_and_every_file_is_measured_on_the_
     changes = {
         "teacher": {"checkpoint": str(bert_folder)},
         "stages": [stage | {"name": "pairs"}, stage | {"name": "plain", "data": plain}],
-        "export": {"formats": ["saved_model", "tflite", "onnx"]},
+        "export": {"formats": ["saved_model", "tflite", "onnx", "huggingface"]},
     }
     staged = {key: value for key, value in tree.items() if key not in ("distill", "train")} | changes
     (tmp_path / "vectors.yaml").write_text(yaml.safe_dump(staged))
@@ -178,7 +178,7 @@ def test_vectors_are_learned_from_plain_texts_and_every_file_is_measured_on_the_
     report = read_json(run.report_json)
     student = next(model for model in report["models"] if model["role"] == "student")["metrics"]
     entries = read_json(run.manifest)
-    assert {entry["format"] for entry in entries} == {"saved_model", "tflite", "onnx"}
+    assert {entry["format"] for entry in entries} == {"saved_model", "tflite", "onnx", "huggingface"}
     for entry in entries:
         assert entry["passed"] and entry["examples"] == report["examples"] == 40, entry
         assert entry["metrics"]["spearman"] == pytest.approx(student["spearman"], abs=0.01), entry

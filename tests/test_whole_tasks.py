@@ -70,7 +70,7 @@ def configuration(folder, task: str) -> dict:
             {"name": "task", "train": training},
         ],
         "evaluate": {"bootstrap": 100},
-        "export": {"formats": [] if task == "masked_language_model" else ["tflite"]},
+        "export": {"formats": [] if task == "masked_language_model" else ["tflite", "huggingface"]},
     }
 
 

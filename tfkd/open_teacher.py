@@ -110,7 +110,8 @@ def open_members(config: Config, task, trained: RunDir | None = None) -> list[Me
 
 def open_checkpoint(given: configs.TeacherModel, max_length: int, task) -> checkpoints.Checkpoint:
     """A teacher's checkpoint. Raises `UserError` as `open_members`."""
-    found = checkpoints.open_checkpoint(configs.expand(given.checkpoint, "teacher.checkpoint"), given.revision)
+    reference, vectors = configs.expand(given.checkpoint, "teacher.checkpoint"), task.name == "sentence_embedding"
+    found = checkpoints.open_checkpoint(reference, given.revision, vectors)
     if max_length > found.max_length:
         raise UserError(f"data.max_length = {max_length} is above the {found.max_length} positions of {found.name}")
     keep = given.head == "keep" or (given.head == "auto" and given.finetune is None)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tfkd.checkpoints import hugging_face, keras_hub, run, safetensors_files
+from tfkd.checkpoints import hugging_face, keras_hub, run, safetensors_files, sentence_transformers
 from tfkd.checkpoints.description import Description
 from tfkd.errors import UserError, show
 from tfkd.run_dir import read_json
@@ -18,8 +18,8 @@ if TYPE_CHECKING:  # TensorFlow takes seconds to import, and `describe` does wit
     from tfkd.models.encoder import TransformerEncoder
 
 FORMS = "a folder, hf://owner/name or keras_hub://preset"
-SMALL_FILES = hugging_face.SMALL_FILES + keras_hub.SMALL_FILES
-WEIGHT_FILES = safetensors_files.WEIGHT_FILES + keras_hub.WEIGHT_FILES
+SMALL_FILES = hugging_face.SMALL_FILES + sentence_transformers.SMALL_FILES + keras_hub.SMALL_FILES
+WEIGHT_FILES = safetensors_files.WEIGHT_FILES + sentence_transformers.WEIGHT_FILES + keras_hub.WEIGHT_FILES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ def describe(reference: str, revision: str | None = None) -> Description:
     return kind.describe(folder, name)
 
 
-def open_checkpoint(reference: str, revision: str | None = None) -> Checkpoint:
+def open_checkpoint(reference: str, revision: str | None = None, vectors: bool = False) -> Checkpoint:
     """Reads a checkpoint's weights into our encoder and, where it has a classifier, our head.
 
     Arguments:
@@ -69,6 +69,8 @@ def open_checkpoint(reference: str, revision: str | None = None) -> Checkpoint:
             `hf://owner/name` or `keras_hub://preset`; the last two are fetched unless they are in the cache. Or a run of
             tfkd, which means the teacher that was trained there, or one of its `.keras` files.
         revision: branch, tag or commit of an `hf://` reference.
+        vectors: the head that is wanted makes one vector of a text: as a folder of sentence-transformers says, in place of any
+            other head; without one where nothing says it.
 
     Raises:
         UserError: nothing there, not reachable, not of the BERT family, broken, or computed differently here.
@@ -77,6 +79,9 @@ def open_checkpoint(reference: str, revision: str | None = None) -> Checkpoint:
         return Checkpoint(**run.open_run(reference))
     folder, name, kind = _locate(reference, revision, weights=True)
     description = kind.describe(folder, name)
+    vectors = vectors and (folder / sentence_transformers.MODULES).exists()
+    if vectors:
+        description = dataclasses.replace(description, head=None, labels=None, task="sentence_embedding")
     source = kind.weights(folder, description)
     from tfkd.layers.head import ClassificationHead, RegressionHead
     from tfkd.layers.token_head import SpanHead, TokenHead
@@ -90,6 +95,8 @@ def open_checkpoint(reference: str, revision: str | None = None) -> Checkpoint:
         head.build((None, None, description.encoder["width"]))
     for variable, slots in variables(encoder, head):
         variable.assign(np.concatenate([source.take(slot) for slot in slots], axis=-1))
+    if vectors:
+        head = sentence_transformers.open_head(folder, description.encoder["width"], description.lowercase)
     pooler = None
     if source.has_pooler:
         pooler = source.take(("hidden", None, "kernel")), source.take(("hidden", None, "bias"))

@@ -129,11 +129,31 @@ class Tensors:
     def take(self, slot: tuple[str, int | None, str]) -> np.ndarray:
         """A tensor as float32, kernels turned to (inputs, outputs). Raises `UserError` where it is not finite."""
         name = self.name(slot)
-        with np.errstate(over="ignore"):  # a float64 beyond float32's range becomes infinity, and is refused as such
-            values = self.files[name].get_tensor(name).astype("float32")
-        if not np.isfinite(values).all():
-            raise UserError(f"{self.folder}: tensor {name} holds NaN or infinity; the checkpoint is broken")
+        values = _float32(self.files[name], name, self.folder)
         return values.T if slot[2] == "kernel" else values
+
+
+def read_tensors(folder: pathlib.Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """The tensors of a small folder, float32, by name; they must be those of `shapes`. Raises `UserError` as `Tensors`."""
+    files = _files(folder)
+    for name, shape in shapes.items():
+        if name not in files:
+            raise UserError(f"{folder}: no tensor {name} in its weights, which its config.json asks for")
+        found = tuple(files[name].get_slice(name).get_shape())
+        if found != shape:
+            raise UserError(f"{folder}: tensor {name} is {_shape(found)}; its config.json asks for {_shape(shape)}")
+    if more := files.keys() - shapes.keys():
+        raise UserError(f"{folder}: tensor {min(more)} has no place in the layer of its config.json; it would be lost")
+    return {name: _float32(files[name], name, folder) for name in shapes}
+
+
+def _float32(file, name: str, folder: pathlib.Path) -> np.ndarray:
+    """A tensor as float32. Raises `UserError` where it is not finite."""
+    with np.errstate(over="ignore"):  # a float64 beyond float32's range becomes infinity, and is refused as such
+        values = file.get_tensor(name).astype("float32")
+    if not np.isfinite(values).all():
+        raise UserError(f"{folder}: tensor {name} holds NaN or infinity; the checkpoint is broken")
+    return values
 
 
 def _shape(shape) -> str:
