@@ -6,7 +6,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from tfkd.checkpoints.safetensors_files import ONE_FILE
-from tfkd.checkpoints.sentence_transformers import FLAGS, MODULES, POOLING, SETTINGS
+from tfkd.checkpoints.sentence_transformers import FLAGS, MODULES, POOLING, PROMPTS, SETTINGS
 from tfkd.run_dir import write_json
 
 from .inference import Student
@@ -35,7 +35,7 @@ def write(student: Student, path: pathlib.Path) -> None:
     ]
     write_json(path / MODULES, listed)
     write_json(path / SETTINGS, {"max_seq_length": student.max_length, "do_lower_case": False})
-    write_json(path / "config_sentence_transformers.json", {"similarity_fn_name": "cosine"})
+    write_json(path / PROMPTS, {"similarity_fn_name": "cosine"})
 
 
 def _write_layer(head, width: int, folder: pathlib.Path) -> None:

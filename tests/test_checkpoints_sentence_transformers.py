@@ -176,3 +176,15 @@ def test_lower_casing_that_the_tokenizer_does_not_do_is_refused(tmp_path):
     (tmp_path / "st" / "tokenizer_config.json").write_text('{"do_lower_case": false}')
     with pytest.raises(UserError, match="sentence_bert_config.json: do_lower_case = true: texts are lower-cased here only"):
         open_checkpoint(path, vectors=True)
+
+
+def test_a_prompt_before_every_text_is_refused(tmp_path):
+    path = folder_of(tmp_path / "st")
+    about = {"prompts": {"query": "query: ", "passage": ""}, "default_prompt_name": "query"}
+    file = tmp_path / "st" / "config_sentence_transformers.json"
+    file.write_text(json.dumps(about))
+    with pytest.raises(UserError, match=f'{file}: default_prompt_name = "query": no prompt is put before texts here'):
+        open_checkpoint(path, vectors=True)
+    for other in ({"default_prompt_name": None}, {"default_prompt_name": "passage"}):
+        file.write_text(json.dumps(about | other))
+        open_checkpoint(path, vectors=True)

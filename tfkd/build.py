@@ -199,7 +199,8 @@ def from_dimensions(dimensions: Dimensions, config: Config, classes: int, vocabu
     encoder = TransformerEncoder(
         vocabulary_size, **given, max_positions=config.data.max_length, segments=segments, name="encoder"
     )
-    return TransformerWithHead(encoder, task.head(classes, dimensions.pooling, dimensions.dropout), name=name)
+    pooling = {} if dimensions.pooling is None else {"pooling": dimensions.pooling}
+    return TransformerWithHead(encoder, task.head(classes, dropout=dimensions.dropout, **pooling), name=name)
 
 
 def schedule(value: float | configs.Changing, steps: int, steps_per_epoch: int) -> float | Schedule:

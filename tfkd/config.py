@@ -211,8 +211,8 @@ class Dimensions(Section):
     norm: Literal["post", "pre"] = "post"
     """Layer normalization after each residual sum (BERT) or before each sub-layer (GPT-2)."""
     position: Literal["learned", "sinusoidal"] = "learned"
-    pooling: Literal["first", "mean"] = "first"
-    """What the head reads: the first position, or the mean over the text."""
+    pooling: Literal["first", "mean"] | None = None
+    """What the head reads: the first position, or the mean over the text. Default: the first, of sentence vectors the mean."""
     dropout: Dropout = 0.1
     embedding_dropout: Dropout | None = None
     """Dropout after the embeddings; default: `dropout`."""

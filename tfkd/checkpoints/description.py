@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from tfkd.errors import UserError, show
+from tfkd.run_dir import read_json
 
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
@@ -51,6 +52,11 @@ class Fields:
         if not isinstance(values, dict):
             raise UserError(f"{file}: must hold a JSON object, not {show(values)}")
         self.values = values
+
+    @classmethod
+    def optional(cls, file: pathlib.Path) -> "Fields":
+        """The object in a file, an empty one where there is no such file."""
+        return cls(read_json(file) if file.exists() else {}, file)
 
     def __contains__(self, key: str) -> bool:
         return self.values.get(key) is not None

@@ -187,7 +187,7 @@ def _labels(config: Fields) -> list[str]:
 def _pieces(folder: pathlib.Path) -> tuple[list[str], pathlib.Path]:
     """The vocabulary in id order, from vocab.txt or else tokenizer.json, and the file that had it."""
     file = folder / "tokenizer.json"
-    tokenizer = _optional(file)
+    tokenizer = Fields.optional(file)
     model = tokenizer.fields("model")
     if model.get("type", "WordPiece") != "WordPiece" or model.get("continuing_subword_prefix", "##") != "##":
         raise UserError(f"{file}: a {model.get('type')} tokenizer; only BERT's WordPiece with ## is read")
@@ -208,10 +208,10 @@ def _lowercase(folder: pathlib.Path) -> bool:
     Raises:
         UserError: the tokenizer is not BERT's, or lower-cases and strips accents one without the other.
     """
-    settings = _optional(folder / "tokenizer_config.json")
+    settings = Fields.optional(folder / "tokenizer_config.json")
     if str(settings.get("tokenizer_class", TOKENIZERS[0])).removesuffix("Fast") not in TOKENIZERS:
         settings.refuse("tokenizer_class", "only BERT's WordPiece tokenizer is read")
-    normalizer = _optional(folder / "tokenizer.json").fields("normalizer")
+    normalizer = Fields.optional(folder / "tokenizer.json").fields("normalizer")
     if (folder / "tokenizer.json").exists() and normalizer.get("type") != "BertNormalizer":
         raise UserError(f"{normalizer.file}: normalizer = {show(normalizer.values)}: only a BertNormalizer is read")
     lowercase = settings.flag("do_lower_case", normalizer.flag("lowercase", True))
@@ -224,7 +224,3 @@ def _lowercase(folder: pathlib.Path) -> bool:
         if not fields.flag(chinese, True):
             fields.refuse(chinese, "must be true; only BERT's own way is read")
     return lowercase
-
-
-def _optional(file: pathlib.Path) -> Fields:
-    return Fields(read_json(file) if file.exists() else {}, file)

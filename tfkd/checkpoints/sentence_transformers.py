@@ -11,8 +11,8 @@ from tfkd.run_dir import read_json
 if TYPE_CHECKING:
     from tfkd.layers.embedding_head import EmbeddingHead
 
-MODULES, SETTINGS = "modules.json", "sentence_bert_config.json"
-SMALL_FILES = (MODULES, SETTINGS, "*_Pooling/config.json", "*_Dense/config.json")
+MODULES, SETTINGS, PROMPTS = "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"
+SMALL_FILES = (MODULES, SETTINGS, PROMPTS, "*_Pooling/config.json", "*_Dense/config.json")
 WEIGHT_FILES = (f"*_Dense/{ONE_FILE}",)
 POOLING = {"mean": "mean", "mean_sqrt_len_tokens": "mean", "cls": "first"}
 """sentence-transformers' name -> ours. A sum over the square root of the length has a mean's direction, and here unit length."""
@@ -42,7 +42,9 @@ def describe(folder: pathlib.Path, width: int, lowercase: bool) -> tuple[dict, p
         UserError: the vectors are made in a way that is not computed here; the message names file, key and value.
     """
     modules = _modules(folder)
-    settings = Fields(read_json(folder / SETTINGS) if (folder / SETTINGS).exists() else {}, folder / SETTINGS)
+    settings, prompts = (Fields.optional(folder / name) for name in (SETTINGS, PROMPTS))
+    if prompts.fields("prompts").get(str(prompts.get("default_prompt_name"))):
+        prompts.refuse("default_prompt_name", "no prompt is put before texts here: write it into the data, and set this to null")
     if settings.flag("do_lower_case", False) and not lowercase:
         settings.refuse("do_lower_case", "texts are lower-cased here only where the tokenizer does it, with its accents")
     pooling = _fields(folder, modules["Pooling"])

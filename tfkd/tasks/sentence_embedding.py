@@ -22,7 +22,7 @@ class SentenceEmbedding(Task):
         return None
 
     def head(self, outputs, pooling="mean", dropout=0.1):
-        return EmbeddingHead(outputs, "mean", name="head")
+        return EmbeddingHead(outputs, pooling, name="head")
 
     def loss(self, label_smoothing=0.0):
         self.refuse_smoothing(label_smoothing)
