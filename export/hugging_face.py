@@ -95,7 +95,7 @@ def names_of(student: Student) -> list[str] | None:
 
 def _config(student: Student, family: str) -> dict:
     """config.json. Two segments at least, zeros where the student has none: the tokenizer numbers the second text 1."""
-    encoder, head, names = student.model.encoder.config, student.model.head, names_of(student)
+    encoder, head, labels = student.model.encoder.config, student.model.head, names_of(student)
     shared = {
         "architectures": [CLASSES[family] + ENDINGS[student.task]],
         "model_type": family,
@@ -107,9 +107,9 @@ def _config(student: Student, family: str) -> dict:
     }
     if student.task in PROBLEM_OF:
         shared["problem_type"] = PROBLEM_OF[student.task]
-    if names is not None:
-        shared |= {"id2label": {str(index): name for index, name in enumerate(names)}}
-        shared |= {"label2id": {name: index for index, name in enumerate(names)}}
+    if labels is not None:
+        shared |= {"id2label": {str(index): label for index, label in enumerate(labels)}}
+        shared |= {"label2id": {label: index for index, label in enumerate(labels)}}
     sizes = {"layers": encoder["layers"], "heads": encoder["heads"], "width": encoder["width"], "inner": encoder["feed_forward"]}
     activation = ACTIVATIONS[encoder["activation"]]
     if family == "distilbert":

@@ -12,7 +12,7 @@ import yaml
 from scipy import stats
 
 from tests.whole_run import go
-from tfkd import config, train
+from tfkd import build, config, train
 from tfkd.data.sentences import Sentences
 from tfkd.data.store import write_store
 from tfkd.data.tokenizer import Tokenizer
@@ -20,6 +20,7 @@ from tfkd.errors import UserError
 from tfkd.layers.embedding_head import EmbeddingHead
 from tfkd.progress import Display
 from tfkd.run_dir import RunDir, read_json
+from tfkd.tasks.sentence_embedding import SentenceEmbedding
 from tfkd.tasks.sentence_embedding_metrics import SentenceEmbeddingMeasure
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "cat", "dog", "sat", "ran"]
@@ -141,6 +142,13 @@ def test_a_config_with_labels_to_learn_from_is_refused(tree):
     ):
         with pytest.raises(UserError, match=message):
             config.parse(tree | change)
+
+
+@pytest.mark.parametrize(("given", "pooling"), [({}, "mean"), ({"pooling": "first"}, "first"), ({"pooling": "mean"}, "mean")])
+def test_a_students_vectors_are_means_unless_the_first_position_is_asked_for(tree, given, pooling):
+    loaded = config.parse(tree | {"student": {"dimensions": {"layers": 1, "width": 8, **given}}})
+    model = build.from_dimensions(loaded.student.dimensions, loaded, 6, len(WORDS), SentenceEmbedding(), "student")
+    assert (model.head.pooling, model.head.classes) == (pooling, 6)
 
 
 def test_the_teachers_own_vectors_are_distilled_without_labels(tree, tmp_path, bert_folder):
