@@ -5,7 +5,6 @@ turn with all the others, round after round. Ratios are to the response alone, `
 """
 
 import argparse
-import json
 import os
 import pathlib
 import statistics
@@ -20,6 +19,10 @@ import numpy as np  # noqa: E402 a program of the checkout, run from anywhere
 import rich.console  # noqa: E402
 import rich.table  # noqa: E402
 
+from tfkd.run_dir import write_json  # noqa: E402
+
+RESULTS = ROOT / "benchmarks" / "objectives.json"
+"""What `benchmarks/README.md` shows."""
 RESPONSE = "kl_divergence"
 LAYERS, WIDTH, HEADS, VOCABULARY, CLASSES = (6, 3), 384, 12, 30522, 4
 
@@ -88,6 +91,19 @@ def measure(options: argparse.Namespace, console: rich.console.Console) -> list[
     ]
 
 
+def table(told: dict) -> str:
+    """The page's table of what `main` wrote."""
+    conditions = f"Batch {told['batch']}, length {told['length']}, XLA {'on' if told['xla'] else 'off'}, {told['rounds']} rounds"
+    lines = [f"{conditions}, load {told['load']:.1f}:", ""]
+    lines += ["| objective | ms a step | of the response's | CPU ms | of the response's |", "|---|---|---|---|---|"]
+    lines += [
+        f"| `{row['objective']}` | {row['milliseconds']:,.0f} | {row['ratio']:.2f} "
+        f"| {row['processor']:,.0f} | {row['processor_ratio']:.2f} |"
+        for row in told["objectives"]
+    ]
+    return "\n".join(lines)
+
+
 def main() -> None:
     from tfkd.objectives import OBJECTIVES
 
@@ -97,20 +113,22 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--xla", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--json", type=pathlib.Path, help="also writes what was measured here")
+    parser.add_argument("--json", type=pathlib.Path, help=f"also writes what was measured here; {RESULTS.name} is the page's")
     options = parser.parse_args()
     console = rich.console.Console(width=None if sys.stdout.isatty() else 130)
     rows = measure(options, console)
-    title = f"batch {options.batch}, length {options.length}, XLA {'on' if options.xla else 'off'}, load {os.getloadavg()[0]:.1f}"
-    table = rich.table.Table(title=title)
+    told = {key: getattr(options, key) for key in ("batch", "length", "xla", "rounds")}
+    told |= {"load": round(os.getloadavg()[0], 1), "objectives": rows}
+    title = f"batch {options.batch}, length {options.length}, XLA {'on' if options.xla else 'off'}, load {told['load']}"
+    shown = rich.table.Table(title=title)
     for column in ("objective", "ms a step", "of the response's", "CPU ms", "of the response's"):
-        table.add_column(column, justify="left" if column == "objective" else "right")
+        shown.add_column(column, justify="left" if column == "objective" else "right")
     for row in rows:
         name, clock, ratio, processor, other = row.values()
-        table.add_row(name, f"{clock:,.0f}", f"{ratio:.2f}", f"{processor:,.0f}", f"{other:.2f}")
-    console.print(table)
+        shown.add_row(name, f"{clock:,.0f}", f"{ratio:.2f}", f"{processor:,.0f}", f"{other:.2f}")
+    console.print(shown)
     if options.json:
-        options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+        write_json(options.json, told)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Writes the results in `configs/` into the tables of README.md and configs/README.md: `python benchmarks/tables.py`."""
+"""Writes what was measured into the tables of the three pages that show it: `python benchmarks/tables.py`."""
 
 import itertools
 import json
@@ -8,7 +8,7 @@ import sys
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import ablation, proof  # noqa: E402 a program of the checkout, run from anywhere
+from benchmarks import ablation, objectives, proof  # noqa: E402 a program of the checkout, run from anywhere
 
 BEGIN, END = "<!-- {}: python benchmarks/tables.py -->", "<!-- end of {} -->"
 ROLES = ("teacher", "baseline", "student")
@@ -55,14 +55,16 @@ def written(text: str, name: str, table: str) -> str:
 
 def pages() -> dict[pathlib.Path, str]:
     """What each page should say now."""
-    readme, measured = ROOT / "README.md", ROOT / "configs" / "README.md"
+    readme, measured, speed = ROOT / "README.md", ROOT / "configs" / "README.md", ROOT / "benchmarks" / "README.md"
     names = ("results.json", "proof.json", "ablation.json")
     entries, runs, rows = (json.loads((ROOT / "configs" / name).read_text(encoding="utf-8")) for name in names)
-    texts = {path: path.read_text(encoding="utf-8") for path in (readme, measured)}
+    texts = {path: path.read_text(encoding="utf-8") for path in (readme, measured, speed)}
     texts[readme] = written(texts[readme], "results", summary(entries))
     texts[measured] = written(texts[measured], "results", details(entries))
     texts[measured] = written(texts[measured], "proof", proof.table(runs))
     texts[measured] = written(texts[measured], "ablation", ablation.table(rows))
+    costs = json.loads(objectives.RESULTS.read_text(encoding="utf-8"))
+    texts[speed] = written(texts[speed], "objectives", objectives.table(costs))
     return texts
 
 

@@ -150,6 +150,32 @@ if "--resume" not in sys.argv:
 # -------------------------------------------------------------------- what is timed
 
 
+def test_every_objective_is_timed_beside_the_response_and_shown(monkeypatch, tmp_path, capsys):
+    objectives = program("objectives")
+    for name, value in {"LAYERS": (2, 1), "WIDTH": 8, "HEADS": 2, "VOCABULARY": 1010}.items():
+        monkeypatch.setattr(objectives, name, value)
+    asked = ["--objectives", "hidden_state_mse", "rkd_angle", "--batch", "3", "--length", "5", "--rounds", "1", "--no-xla"]
+    monkeypatch.setattr(sys, "argv", ["objectives.py", *asked, "--json", str(tmp_path / "told.json")])
+    objectives.main()
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert (told["batch"], told["length"], told["xla"], told["rounds"]) == (3, 5, False, 1)
+    rows = {row["objective"]: row for row in told["objectives"]}
+    assert list(rows) == ["kl_divergence", "hidden_state_mse", "rkd_angle"] and rows["kl_divergence"]["ratio"] == 1.0
+    for row in rows.values():
+        assert row["ratio"] == pytest.approx(row["milliseconds"] / rows["kl_divergence"]["milliseconds"], rel=0.1)
+    assert all(name in capsys.readouterr().out for name in ("batch 3, length 5, XLA off",))
+
+
+def test_the_page_shows_the_cost_of_every_objective():
+    objectives = program("objectives")
+    told = json.loads(objectives.RESULTS.read_text())
+    assert {row["objective"] for row in told["objectives"]} == set(config.OBJECTIVE_OPTIONS)
+    row = {"objective": "pkd", "milliseconds": 1234.4, "ratio": 1.173, "processor": 225.0, "processor_ratio": 1.2}
+    few = {"batch": 8, "length": 4, "xla": False, "rounds": 2, "load": 1.25, "objectives": [row]}
+    first, _, *_, last = objectives.table(few).splitlines()
+    assert first == "Batch 8, length 4, XLA off, 2 rounds, load 1.2:" and last == "| `pkd` | 1,234 | 1.17 | 225 | 1.20 |"
+
+
 def timed(tmp_path, *arguments) -> dict:
     """What `benchmarks/training.py` writes of two steps of the tiny models."""
     command = [sys.executable, str(ROOT / "benchmarks" / "training.py"), "--shapes", "tiny", "--rounds", "1", "--steps", "2"]
