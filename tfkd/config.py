@@ -295,7 +295,8 @@ class TeacherModel(Section):
     """One large model: a checkpoint as it is or fine-tuned here, a Keras file, a SavedModel, or one trained here from scratch."""
 
     checkpoint: str | None = None
-    """Hugging Face BERT-family folder, `hf://owner/name`, KerasHub preset folder, `keras_hub://preset`, or a run of tfkd."""
+    """Hugging Face BERT-family folder (sentence-transformers' too), `hf://owner/name`, KerasHub preset folder,
+    `keras_hub://preset`, or a run of tfkd."""
     revision: str | None = None
     """Branch, tag or commit of an `hf://` checkpoint."""
     head: Literal["auto", "keep", "new"] = "auto"
