@@ -91,10 +91,15 @@ def measure(options: argparse.Namespace, console: rich.console.Console) -> list[
     ]
 
 
+def conditions(told: dict) -> str:
+    """How it was measured."""
+    shape = f"batch {told['batch']}, length {told['length']}, XLA {'on' if told['xla'] else 'off'}"
+    return f"{shape}, {told['rounds']} rounds, load {told['load']:.1f}"
+
+
 def table(told: dict) -> str:
     """The page's table of what `main` wrote."""
-    conditions = f"Batch {told['batch']}, length {told['length']}, XLA {'on' if told['xla'] else 'off'}, {told['rounds']} rounds"
-    lines = [f"{conditions}, load {told['load']:.1f}:", ""]
+    lines = [f"B{conditions(told)[1:]}:", ""]
     lines += ["| objective | ms a step | of the response's | CPU ms | of the response's |", "|---|---|---|---|---|"]
     lines += [
         f"| `{row['objective']}` | {row['milliseconds']:,.0f} | {row['ratio']:.2f} "
@@ -119,8 +124,7 @@ def main() -> None:
     rows = measure(options, console)
     told = {key: getattr(options, key) for key in ("batch", "length", "xla", "rounds")}
     told |= {"load": round(os.getloadavg()[0], 1), "objectives": rows}
-    title = f"batch {options.batch}, length {options.length}, XLA {'on' if options.xla else 'off'}, load {told['load']}"
-    shown = rich.table.Table(title=title)
+    shown = rich.table.Table(title=conditions(told))
     for column in ("objective", "ms a step", "of the response's", "CPU ms", "of the response's"):
         shown.add_column(column, justify="left" if column == "objective" else "right")
     for row in rows:

@@ -45,17 +45,17 @@ STAGED = {
 """One training in place of the stages, where a configuration has some: for the small student, which starts at random."""
 OWN = {("sst2", "small"): ("train.epochs=4",)}
 """Of one data set's student: SST-2 has ten times the sentences."""
-RECIPES = {"response": ("distill.objectives=null",), "best": ("baseline=false",)}
+RECIPES = ("response", "best")
 """The student alone is trained beside `response`: the recipe makes no difference to it."""
-IN_STAGES = {"response": ("stages.0.distill.objectives=null",), "best": ("baseline=false",)}
-"""The same where a configuration has stages: those of the recipe, and in none of them anything but answers."""
 
 
 def overrides(data: str, student: str, recipe: str, seed: int) -> list[str]:
     """The fields in which a run differs from its configuration."""
-    staged = data in STAGED and student == "half"
-    single, recipes = ((), IN_STAGES) if staged else (STAGED.get(data, ()), RECIPES)
-    return [*single, *STUDENTS[student], *OWN.get((data, student), ()), *recipes[recipe], f"seed={seed}", "export.formats=[]"]
+    single, first = STAGED.get(data, ()), "distill"
+    if data in STAGED and student == "half":
+        single, first = (), "stages.0.distill"  # of the recipe's stages the last one learns from answers alone as it is
+    chosen = {"response": f"{first}.objectives=null", "best": "baseline=false"}[recipe]
+    return [*single, *STUDENTS[student], *OWN.get((data, student), ()), chosen, f"seed={seed}", "export.formats=[]"]
 
 
 def command(data: str, student: str, recipe: str, seed: int) -> list[str]:

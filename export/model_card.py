@@ -5,6 +5,7 @@ import pathlib
 import re
 
 from tfkd import config as configuration
+from tfkd.checkpoints.hugging_face import TOKEN_TASKS
 from tfkd.errors import UserError
 from tfkd.run_dir import read_json
 
@@ -37,7 +38,7 @@ from transformers import {auto}, AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained(FOLDER)
 model = {auto}.from_pretrained(FOLDER)
 """
-AUTO = {"tagging": "AutoModelForTokenClassification", "question_answering": "AutoModelForQuestionAnswering"}
+AUTO = {task: f"AutoModel{ending}" for ending, task in TOKEN_TASKS.items()}
 
 OF_TEXTS = 'inputs = tokenizer({texts}, truncation=True, return_tensors="pt")\n'
 USE = {

